@@ -1,0 +1,66 @@
+# Needs Python 3.11 or newer and make; every target sets up its own .venv on first use.
+VENV ?= .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.densenb-ready
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c "$(NEW_ENOUGH)" 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help setup demo test lab notebooks miniature benchmarks
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY) ## create .venv with the tested versions
+
+$(READY): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c "$(NEW_ENOUGH)" 2>/dev/null || { \
+	  echo "densenb needs Python 3.11 or newer. Install one, or name it: make setup PYTHON=python3.12"; \
+	  exit 1; }
+	@"$(PYTHON)" -c "import ensurepip, venv" 2>/dev/null || { \
+	  echo "$(PYTHON) cannot create a virtual environment: it has no ensurepip."; \
+	  echo "On Debian or Ubuntu: sudo apt install python3-venv. Or name another Python:"; \
+	  echo "make setup PYTHON=python3.12"; \
+	  exit 1; }
+	@echo "densenb: set-up 1/3, the virtual environment $(VENV)"
+	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV)
+	@echo "densenb: set-up 2/3, PyTorch (a large download: minutes on a slow line)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	@echo "densenb: set-up 3/3, densenb with its lab, test and nf4 extras (a few minutes)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e '.[lab,test,nf4]'
+	@touch $@
+	@echo "densenb: set-up done"
+
+demo: setup ## paint the same prompt without and with a layout
+	@$(VENV)/bin/densenb demo
+
+# nbval runs apart from the unit tests: it stalls beside other plugins. Both always run.
+test: setup ## unit tests, then every notebook against its stored outputs
+	@echo "densenb: unit tests"; status=0; \
+	$(PY) -m pytest tests || status=1; \
+	echo "densenb: notebooks"; \
+	$(PY) -m pytest --nbval-lax --nbval-current-env \
+	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 \
+	  -p no:python notebooks/ || status=1; \
+	exit $$status
+
+lab: setup ## open the notebooks in JupyterLab
+	@$(PY) -m jupyterlab notebooks
+
+notebooks: setup ## re-execute every notebook in place, clean and check it
+	@$(PY) tools/notebooks.py sync
+	@$(PY) -m nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.timeout=600 notebooks/*.ipynb
+	@$(PY) tools/notebooks.py clean
+	@$(PY) tools/notebooks.py check
+
+miniature: setup ## train the bundled miniature again, into out/miniature
+	@$(PY) -m densenb.tiny.train all --out out/miniature
+
+benchmarks: setup ## run the speed and memory measurements
+	@for script in tests/benchmarks/*.py; do \
+	  test -e "$$script" || { echo "densenb: no benchmarks yet"; break; }; \
+	  echo "densenb: $$script"; $(PY) "$$script" || exit 1; \
+	done

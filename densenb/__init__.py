@@ -1,0 +1,26 @@
+"""DenseDiffusion for Stable Diffusion 3.5: paint regions, bind a phrase to each, and a frozen model follows.
+
+    import densenb as dnb
+
+    pipe = dnb.load("tiny")
+    layout = dnb.Layout("a blue cat and an orange umbrella in a rose garden", [
+        dnb.Region("a blue cat", dnb.box(0.05, 0.35, 0.50, 0.95)),
+        dnb.Region("an orange umbrella", dnb.ellipse(0.72, 0.40, 0.22, 0.30)),
+    ])
+    images = dnb.generate(pipe, layout, seeds=range(4))
+"""
+
+from densenb.attention import dense_attention
+from densenb.baselines import HardMask
+from densenb.layout import Layout, Region, regions_from_label_map
+from densenb.masks import box, ellipse, mask_from_array, mask_from_png, polygon
+from densenb.modulation import DenseConfig
+from densenb.pipelines import generate, generators, load, tier
+from densenb.preview import preview
+
+__all__ = [
+    "DenseConfig", "HardMask", "Layout", "Region", "box", "dense_attention", "ellipse", "generate",
+    "generators", "load", "mask_from_array", "mask_from_png", "polygon", "preview",
+    "regions_from_label_map", "tier",
+]  # fmt: skip
+__version__ = "0.1.0"

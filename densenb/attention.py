@@ -1,0 +1,353 @@
+"""The modulation inside Stable Diffusion 3.5: a processor for joint attention, and its context.
+
+`dense_attention` exchanges the transformer's attention processors for the time of a `with` block. A
+hook on the transformer tells them, pass by pass, the step, which rows of the batch follow which
+layout, and where every token belongs. Only those rows, and only in the steps that the rule edits,
+leave the stock path. Taught in notebooks 02 to 05.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import JointAttnProcessor2_0
+from torch import Tensor
+
+from densenb.layout import Layout
+from densenb.modulation import DenseConfig, Plan, Rule, Step
+from densenb.pipelines import call_inputs
+from densenb.plans import Plans, find_step
+
+PROCESSOR_NAME = re.compile(r"transformer_blocks\.(\d+)\.(attn2?)\.processor")
+
+
+def project(attn: Any, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value of the joint sequence [image, text], each `[B, H, N, D]`.
+
+    Step by step what diffusers' `JointAttnProcessor2_0` does: separate projections for image and
+    text, RMS norm of queries and keys per head, then concatenation. image `[B, P, C]`, text
+    `[B, L, C]`, or None in image-only attention.
+    """
+
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+    def norm(layer: Any, x: Tensor) -> Tensor:
+        return x if layer is None else layer(x)
+
+    query = norm(attn.norm_q, heads(attn.to_q(image)))
+    key = norm(attn.norm_k, heads(attn.to_k(image)))
+    value = heads(attn.to_v(image))
+    if text is not None:
+        query = torch.cat([query, norm(attn.norm_added_q, heads(attn.add_q_proj(text)))], dim=2)
+        key = torch.cat([key, norm(attn.norm_added_k, heads(attn.add_k_proj(text)))], dim=2)
+        value = torch.cat([value, heads(attn.add_v_proj(text))], dim=2)
+    return query, key, value
+
+
+def explicit_attention(
+    query: Tensor, key: Tensor, value: Tensor, rule: Rule, plan: Plan, step: Step
+) -> Tensor:
+    """Attention with every score in sight: `[B, H, N, D]` three times -> `[B, H, N, D]`.
+
+    Scores, and all that the rule does to them, are at least float32, also under autocast.
+    """
+    exact = torch.promote_types(query.dtype, torch.float32)
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query.to(exact) @ key.to(exact).transpose(-1, -2) * query.shape[-1] ** -0.5
+        probabilities = rule.probabilities(scores, plan, step)
+        return (probabilities @ value.to(exact)).to(value.dtype)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One call of the transformer, as its attention layers need to know it.
+
+    rows `[M]`: the batch rows that follow a layout; `plan` and `image_plan` have these M rows.
+    """
+
+    step: Step
+    rows: Tensor
+    plan: Plan
+    image_plan: Plan
+
+
+class DenseJointAttnProcessor:
+    """One attention layer's processor: the rule where it is active, elsewhere the stock one."""
+
+    def __init__(self, name: str, stock: JointAttnProcessor2_0, session: Dense) -> None:
+        self.name = name
+        self.stock = stock
+        self.session = session
+        self.expected = 0  # passes that were to be edited here
+        self.edited = 0
+
+    # diffusers passes on only those arguments that are named here, so the signature is the stock's.
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        rule, now = self.session.rule, self.session.now
+        joint = encoder_hidden_states is not None
+        if now is None or not len(now.rows) or not rule.active(now.step, joint):
+            return self.stock(
+                attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
+            )
+        self.edited += 1
+        query, key, value = project(attn, hidden_states, encoder_hidden_states)
+        # Stock attention runs for the whole batch, as it would without us: the rows that are not
+        # edited stay bit-identical on every device. Next to explicit scores it costs little.
+        attended = F.scaled_dot_product_attention(query, key, value)
+        plan = now.plan if joint else now.image_plan
+        edited = explicit_attention(
+            query[now.rows], key[now.rows], value[now.rows], rule, plan, now.step
+        )
+        attended = attended.index_copy(0, now.rows, edited.to(attended.dtype))
+        attended = attended.transpose(1, 2).flatten(2).to(query.dtype)
+
+        image, text = attended.tensor_split([hidden_states.shape[1]], dim=1)
+        image = attn.to_out[1](attn.to_out[0](image))
+        if not joint:
+            return image
+        return image, text if attn.context_pre_only else attn.to_add_out(text)
+
+
+class Dense:
+    """What `dense_attention` yields.
+
+    inputs: the arguments for `pipe(**inputs)`: prompt (or its embeddings), size, steps, guidance.
+    patched: how many attention layers are in the rule's hands, e.g. "6 joint + 3 image-only".
+    """
+
+    def __init__(self, pipe: Any, layouts: Sequence[Layout], rule: Rule, inputs: dict) -> None:
+        self.pipe = pipe
+        self.layouts = layouts
+        self.rule = rule
+        self.inputs = inputs
+        self.now: Pass | None = None
+        self._owners: tuple[int | None, ...] | None = None
+        self._plans = Plans(pipe, layouts, rule)
+        self._passes = 0
+
+        self._stock = stock_processors(pipe.transformer)
+        self._ours = {
+            name: DenseJointAttnProcessor(name, processor, self)
+            for name, processor in self._stock.items()
+            if rule.blocks is None or block_number(name) in rule.blocks
+        }
+        unknown = set(rule.blocks or ()) - {block_number(name) for name in self._stock}
+        if unknown:
+            last = max(block_number(name) for name in self._stock)
+            raise ValueError(
+                f"blocks names {sorted(unknown)}, but this transformer has blocks 0 to {last}."
+            )
+        image_only = sum(".attn2." in name for name in self._ours)
+        self.patched = f"{len(self._ours) - image_only} joint + {image_only} image-only"
+
+        # Whatever is wrong with the layout comes to light here, not in the middle of sampling.
+        scale = pipe.vae_scale_factor * pipe.transformer.config.patch_size
+        height, width = self.inputs["height"], self.inputs["width"]
+        if height % scale or width % scale:
+            raise ValueError(
+                f"the picture is {height} x {width} pixels, but both have to be multiples of "
+                f"{scale}: give e.g. height={round_up(height, scale)}, "
+                f"width={round_up(width, scale)}."
+            )
+        grid = (height // scale, width // scale)
+        length = pipe.tokenizer_max_length + self.inputs["max_sequence_length"]
+        self._plans.plan(range(len(layouts)), grid, length)
+
+    @contextmanager
+    def rows(self, owners: Sequence[int | None]) -> Iterator[None]:
+        """For calls of `pipe.transformer` outside `pipe(...)`: which layout each batch row follows.
+
+        `with dense.rows([None, 0]):` leaves row 0 alone and edits row 1 by layout 0. The
+        timestep has to be one of `pipe.scheduler.timesteps`. ValueError for an unknown layout.
+        """
+        for owner in owners:
+            if owner is not None and owner not in range(len(self.layouts)):
+                raise ValueError(
+                    f"rows names layout {owner!r}, but layouts are 0 to {len(self.layouts) - 1}, "
+                    "or None for a row that is left alone."
+                )
+        before, self._owners = self._owners, tuple(owners)
+        try:
+            yield
+        finally:
+            self._owners = before
+
+    # ------------------------------------------------------------------- in and out of the model
+    def install(self) -> None:
+        transformer = self.pipe.transformer
+        self._hook = transformer.register_forward_pre_hook(self._before_pass, with_kwargs=True)
+        # A full copy, because set_attn_processor empties the dict that it is given.
+        transformer.set_attn_processor({**self._stock, **self._ours})
+        installed = transformer.attn_processors
+        missing = [name for name, ours in self._ours.items() if installed[name] is not ours]
+        if missing:
+            raise RuntimeError(f"diffusers did not take the attention processors of {missing}.")
+
+    def remove(self) -> None:
+        self.pipe.transformer.set_attn_processor(dict(self._stock))
+        if hasattr(self, "_hook"):
+            self._hook.remove()
+        self.now = None
+
+    def verify(self) -> None:
+        """Regions that silently do nothing are the worst failure: say it, or stop."""
+        skipped = [ours.name for ours in self._ours.values() if ours.expected and not ours.edited]
+        if skipped:
+            raise RuntimeError(
+                f"the layout had no effect in {', '.join(skipped)}: these attention layers were "
+                "never reached. Were processors exchanged, or projections fused, inside "
+                "dense_attention? Do that after it."
+            )
+        effective = self.rule.active(Step(0, 1, 1.0), joint=True)
+        if not self._passes:
+            warnings.warn(
+                "nothing was sampled inside dense_attention: the layout had no effect. Call "
+                "pipe(**dense.inputs) with the same pipe, inside the with block.",
+                stacklevel=4,
+            )
+        elif effective and not any(ours.expected for ours in self._ours.values()):
+            warnings.warn(
+                f"none of the {self._passes} transformer passes was edited: all lie after the "
+                f"first {self.rule.window:.0%} of the steps (window), or no row follows a layout.",
+                stacklevel=4,
+            )
+
+    # ------------------------------------------------------------------------------ every pass
+    def _before_pass(self, transformer: Any, args: tuple, kwargs: dict) -> None:
+        names = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        latents, text, skipped = (
+            given["hidden_states"],
+            given["encoder_hidden_states"],
+            given.get("skip_layers"),
+        )
+        step = find_step(given["timestep"], self.pipe.scheduler)
+        owners = self._owners_of(latents.shape[0], every_row=skipped is not None)
+        patch = transformer.config.patch_size
+        grid = (latents.shape[-2] // patch, latents.shape[-1] // patch)
+        rows = [row for row, owner in enumerate(owners) if owner is not None]
+        plan = self._plans.plan([owners[row] for row in rows], grid, text.shape[1], latents.device)
+        self.now = Pass(
+            step=step,
+            rows=torch.tensor(rows, dtype=torch.long, device=latents.device),
+            plan=plan,
+            image_plan=plan.image_only(),
+        )
+        self._passes += 1
+        for name, ours in self._ours.items():
+            if rows and block_number(name) not in (skipped or ()):
+                ours.expected += self.rule.active(step, joint=".attn." in name)
+
+    def _owners_of(self, batch: int, every_row: bool) -> tuple[int | None, ...]:
+        """The layout of every batch row; None for the rows of the negative prompt.
+
+        A guided batch is [negative, positive]; a skip-layer pass (`every_row`) is positive only.
+        """
+        if self._owners is not None:
+            if len(self._owners) != batch:
+                raise ValueError(
+                    f"dense.rows names {len(self._owners)} rows, but the transformer got {batch}."
+                )
+            return self._owners
+        if getattr(self.pipe, "_guidance_scale", None) is None:
+            raise ValueError(
+                "the transformer was called outside pipe(...), which leaves open what its rows "
+                "are: say so, e.g. `with dense.rows([None, 0]):` for negative and positive."
+            )
+        guided = self.pipe.do_classifier_free_guidance and not every_row
+        negative = batch // 2 if guided else 0
+        images, rest = divmod(batch - negative, len(self.layouts))
+        if rest or (guided and batch % 2):
+            raise ValueError(
+                f"a batch of {batch} rows {'with' if guided else 'without'} guidance does not "
+                f"divide among {len(self.layouts)} layouts: give one prompt per layout "
+                "(dense.inputs does), or name the rows with dense.rows."
+            )
+        return (None,) * negative + tuple(row // images for row in range(batch - negative))
+
+
+@contextmanager
+def dense_attention(
+    pipe: Any,
+    layout: Layout | Sequence[Layout],
+    config: Rule = DenseConfig(),  # noqa: B008 (frozen)
+    **call_kwargs: Any,
+) -> Iterator[Dense]:
+    """Let a layout, or one layout per prompt, steer `pipe` inside the `with` block.
+
+        with dense_attention(pipe, layout) as dense:
+            images = pipe(**dense.inputs, generator=generators(1)).images
+
+    `config` is a `DenseConfig` or another `Rule`, such as `baselines.HardMask()`. `call_kwargs` are
+    more arguments for the pipeline's call; they go into `dense.inputs` over the tier's values. On
+    leaving, also by an error, the transformer is as it was before.
+
+    Raises ValueError, before any sampling, for a layout or a setting that does not fit the model,
+    and for fused or foreign attention processors; RuntimeError when nested on one transformer, and
+    on leaving when attention layers that were to be edited were never reached.
+    """
+    if not isinstance(config, Rule):
+        raise ValueError(
+            f"config is {config!r}, but has to be a DenseConfig or another rule. For the stock "
+            "picture use generate(..., config=None)."
+        )
+    layouts = [layout] if isinstance(layout, Layout) else list(layout)
+    if not layouts or not all(isinstance(each, Layout) for each in layouts):
+        raise ValueError(f"layout is {layout!r}, but has to be a Layout or a list of them.")
+    dense = Dense(pipe, layouts, config, call_inputs(pipe, layout, config, **call_kwargs))
+    try:
+        dense.install()
+        yield dense
+    finally:
+        dense.remove()
+    dense.verify()
+
+
+# ------------------------------------------------------------------------------------- small parts
+def stock_processors(transformer: Any) -> dict[str, JointAttnProcessor2_0]:
+    """The transformer's processors by name; ValueError or RuntimeError unless all are stock."""
+    processors = dict(transformer.attn_processors)
+    for name, processor in processors.items():
+        kind = type(processor).__name__
+        if isinstance(processor, DenseJointAttnProcessor):
+            raise RuntimeError(
+                "dense_attention is already active on this transformer and cannot be nested: "
+                "leave the outer `with` block first, or pass all layouts as a list."
+            )
+        if kind == "FusedJointAttnProcessor2_0":
+            raise ValueError(
+                "this transformer's projections are fused, so there are no separate queries and "
+                "keys to edit: call pipe.transformer.unfuse_qkv_projections() first."
+            )
+        if type(processor) is not JointAttnProcessor2_0 or not PROCESSOR_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name} is a {kind}: dense_attention edits stock SD 3.5 transformers only, whose "
+                "processors are JointAttnProcessor2_0. Unload adapters that replace them."
+            )
+    return processors
+
+
+def block_number(name: str) -> int:
+    """3 for "transformer_blocks.3.attn2.processor"."""
+    return int(PROCESSOR_NAME.fullmatch(name)[1])
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The next multiple of `multiple`, at least `value`."""
+    return -(-value // multiple) * multiple

@@ -1,0 +1,296 @@
+"""The command line: `densenb demo | generate | preview | evaluate`.
+
+What the user can mend ends in one line on stderr and exit code 2, before any long work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn
+
+# Commands import what they need: `densenb --help` should not wait for torch.
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"densenb: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code (0, 2 for an error of the user's, 130 when interrupted)."""
+    options = parser().parse_args(argv)
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # no advice for developers among our lines
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            options.run(options)
+        except (ValueError, OSError) as error:
+            print(f"densenb: error: {_one_line(error)}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("densenb: interrupted", file=sys.stderr)
+            return 130
+    return 0
+
+
+def parser() -> Parser:
+    """All commands and their options."""
+    top = Parser(prog="densenb", description="Layout control for Stable Diffusion 3.5.")
+    top.add_argument("--version", action="version", version=f"densenb {_version()}")
+    commands = top.add_subparsers(required=True, metavar="command")
+
+    demo = commands.add_parser("demo", help="five prompts, stock beside steered, scored")
+    demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder (%(default)s)")
+    demo.add_argument("--fast", action="store_true", help="one seed a prompt instead of two")
+    demo.set_defaults(run=run_demo)
+
+    generate = commands.add_parser("generate", help="pictures of a layout file")
+    generate.add_argument("--layout", type=Path, required=True, help="layout, JSON")
+    generate.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    generate.add_argument("--seeds", type=_seeds, default=[0], help="such as 0,1,2 (0)")
+    generate.add_argument("--method", default="transferred", help="(%(default)s)")
+    _sampling(generate)
+    generate.set_defaults(run=run_generate)
+
+    preview = commands.add_parser("preview", help="what the model will see of a layout file")
+    preview.add_argument("--layout", type=Path, required=True, help="layout, JSON")
+    preview.add_argument("--out", type=Path, help="also draw the regions into this PNG")
+    preview.add_argument("--model", default="tiny", help="(%(default)s)")
+    preview.set_defaults(run=run_preview)
+
+    evaluate = commands.add_parser("evaluate", help="score methods on scenes with ground truth")
+    evaluate.add_argument("--suite", default="test", help="test or tune (%(default)s)")
+    evaluate.add_argument(
+        "--methods", type=_names, default=["stock", "transferred"], help="such as stock,hard-mask"
+    )
+    evaluate.add_argument("--scenes", type=_count, default=256, help="(%(default)s)")
+    evaluate.add_argument("--seed", type=int, default=0, help="of scenes and noise (%(default)s)")
+    evaluate.add_argument("--out", type=Path, help="write the rows to this JSON file")
+    _sampling(evaluate)
+    evaluate.add_argument("--batch-size", type=_count, help="scenes at a time (8, on a GPU 64)")
+    evaluate.add_argument("--device", help="such as cpu, cuda:1 (CUDA where there is one)")
+    evaluate.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="%(default)s is the same everywhere, bfloat16 faster on a GPU",
+    )
+    evaluate.add_argument("--sheet", type=Path, help="contact sheet of methods x first scenes, PNG")
+    evaluate.add_argument("--pictures", type=Path, help="folder for pictures of the first scenes")
+    evaluate.add_argument(
+        "--keep", type=_count, default=8, help="how many first scenes to picture (%(default)s)"
+    )
+    evaluate.set_defaults(run=run_evaluate)
+    return top
+
+
+def _sampling(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", default="tiny", help="tiny, or a folder (%(default)s)")
+    command.add_argument("--steps", type=_count, help="sampling steps (the model's own)")
+    command.add_argument("--guidance", type=float, help="guidance scale (the model's own)")
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    _folder(options.out)
+    from densenb import demo
+
+    demo.run(options.out, fast=options.fast)
+
+
+def run_generate(options: argparse.Namespace) -> None:
+    layout = _layout(options.layout)
+    from densenb import pipelines, plots
+    from densenb.evaluate import METHODS
+    from densenb.suites import known
+
+    method = METHODS[known(options.method, METHODS, "method")]
+    _folder(options.out)
+    pipe = pipelines.load(options.model, device=_device(None))
+    _warn_unknown_words(pipe, layout)
+    images = pipelines.generate(
+        pipe,
+        layout,
+        seeds=options.seeds,
+        config=method(pipe),
+        steps=options.steps,
+        guidance=options.guidance,
+    )
+    masks = layout.pixel_masks(*images[0].size[::-1])
+    for seed, image in zip(options.seeds, images, strict=True):
+        image.save(options.out / f"seed-{seed}.png")
+        plots.overlay(image, masks).save(options.out / f"seed-{seed}-regions.png")
+    print(f"{len(images)} pictures, each with its regions drawn beside it, in {options.out}/")
+
+
+def run_preview(options: argparse.Namespace) -> None:
+    layout = _layout(options.layout)
+    if options.out:
+        _file(options.out)
+    from densenb.layout import TOKEN_PIXELS
+    from densenb.pipelines import load
+    from densenb.plots import token_grid
+    from densenb.preview import preview
+
+    pipe = load(options.model)
+    _warn_unknown_words(pipe, layout)
+    seen = preview(layout, pipe)
+    print(seen)
+    if options.out:
+        grid = seen.height // TOKEN_PIXELS, seen.width // TOKEN_PIXELS
+        token_grid(layout, *grid).savefig(options.out, dpi=120)
+        print(f"wrote {options.out}")
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    import torch
+
+    from densenb import plots
+    from densenb.evaluate import METHODS, evaluate_each, table
+    from densenb.pipelines import load
+    from densenb.suites import SUITES, build_suite, known
+
+    for method in options.methods:
+        known(method, METHODS, "method")
+    known(options.suite, SUITES, "suite")
+    device = _device(options.device)
+    for path in (options.out, options.sheet):
+        if path:
+            _file(path)
+    if options.pictures:
+        _folder(options.pictures)
+    pipe = load(options.model, device, getattr(torch, options.dtype))
+    print(f"drawing {options.scenes} scenes of {options.suite!r}", file=sys.stderr)
+    suite = build_suite(options.suite, options.scenes, options.seed, device)
+
+    kept: dict[str, list[Any]] = {}
+
+    def keep(method: str, start: int, images: Any) -> None:
+        kept.setdefault(method, []).extend(images[: max(0, options.keep - start)])
+
+    rows = []
+    for row in evaluate_each(
+        pipe,
+        options.methods,
+        suite,
+        batch_size=options.batch_size,
+        device=device,
+        steps=options.steps,
+        guidance=options.guidance,
+        on_pictures=keep if options.sheet or options.pictures else None,
+    ):
+        rows.append(row)
+        if options.out:  # after every row: an interrupted run keeps what is finished
+            text = json.dumps(rows, indent=2, allow_nan=False)
+            options.out.write_text(text + "\n", encoding="utf-8")
+    print(table(rows))
+    if options.sheet:
+        plots.sheet(kept).save(options.sheet)
+    for method, images in kept.items() if options.pictures else ():
+        (options.pictures / method).mkdir(exist_ok=True)
+        for index, image in enumerate(images):
+            path = options.pictures / method / f"scene-{index:03}.png"
+            plots.to_image(image).save(path)
+    for what in (options.out, options.sheet, options.pictures):
+        if what:
+            print(f"wrote {what}")
+
+
+def _layout(path: Path) -> Any:
+    from densenb.layout import Layout
+
+    try:
+        return Layout.from_json(path)
+    except TypeError as error:  # a value of the wrong type in the file is the user's to mend
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _warn_unknown_words(pipe: Any, layout: Any) -> None:
+    from densenb.pipelines import tier
+
+    if tier(pipe).name != "tiny":
+        return
+    from densenb.tiny.vocabulary import unknown_words
+
+    for word, near in unknown_words(layout.text).items():
+        hint = f"; near words it knows: {', '.join(near)}" if near else ""
+        warnings.warn(f"the miniature never saw the word {word!r}{hint}.", stacklevel=2)
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    from densenb.evaluate import best_device
+
+    if name is None:
+        return best_device()
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise ValueError(f"device is {name!r}: use cpu, cuda or cuda:1.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {name!r}, but there is no CUDA here: use --device cpu.")
+    return name
+
+
+def _folder(path: Path) -> None:
+    """Create a folder that can be written to."""
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK):
+        raise ValueError(f"{path} cannot be written to: choose another folder.")
+
+
+def _file(path: Path) -> None:
+    """Make sure, before the work, that a file can be written."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file in it.")
+    _folder(path.parent)
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ValueError(f"{path} cannot be written to: choose another file.")
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.lstrip("-").isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 1")
+    return number
+
+
+def _seeds(text: str) -> list[int]:
+    if not all(part.strip().isdigit() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} must be whole numbers like 0,1,2")
+    return list(dict.fromkeys(int(part) for part in text.split(",")))
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _version() -> str:
+    try:
+        return version("densenb")
+    except PackageNotFoundError:  # a checkout that was never installed
+        return "(not installed)"
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def _show_warning(message: Any, category: Any, *rest: Any) -> None:
+    print(f"densenb: warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""The main job, shown: five prompts, the stock picture beside the steered one, and the scores."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from densenb import metrics, plots
+from densenb.evaluate import aligned, best_device, draw, latent_shape, plain, settings_of
+from densenb.layout import Layout, Region, box, ellipse
+from densenb.modulation import DenseConfig, Rule
+from densenb.pipelines import generators, load, tier
+from densenb.tiny.oracle import load_oracle
+from densenb.tiny.world import COLOURS, NOUNS
+
+DENSE = DenseConfig()
+"""How the demo steers: the best setting known for the miniature."""
+SEEDS = (0, 1)
+COLUMNS = ("presence", "in_mask", "mIoU", "colour_binding", "leakage")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layout, and what the oracle should find in each region: a noun and up to two colours."""
+
+    name: str
+    layout: Layout
+    objects: tuple[tuple[str, ...], ...]
+
+
+CASES = (
+    Case(
+        "cat-umbrella",
+        Layout(
+            "cat with red umbrella",
+            [
+                Region("cat", box(0.06, 0.42, 0.50, 0.96)),
+                Region("red umbrella", ellipse(0.70, 0.30, 0.26, 0.25)),
+            ],
+        ),
+        (("cat",), ("umbrella", "red")),
+    ),
+    Case(
+        "squid-rose-garden",
+        Layout(
+            "A magnificent squid, shimmering in shades of deep indigo and vibrant teal, glides "
+            "gracefully through an enchanting rose garden where blossoms of crimson, blush, and "
+            "gold radiate under the soft, dappled sunlight",
+            [
+                Region(
+                    "A magnificent squid, shimmering in shades of deep indigo and vibrant teal",
+                    ellipse(0.36, 0.52, 0.30, 0.36),
+                )
+            ],
+            background="an enchanting rose garden",
+        ),
+        (("squid", "indigo", "teal"),),
+    ),
+    Case(
+        "left-right",
+        Layout(
+            "a blue cat and an orange umbrella in a rose garden",
+            [
+                Region("a blue cat", box(0.05, 0.35, 0.50, 0.95)),
+                Region("an orange umbrella", ellipse(0.72, 0.40, 0.22, 0.30)),
+            ],
+            background="a rose garden",
+        ),
+        (("cat", "blue"), ("umbrella", "orange")),
+    ),
+    Case(
+        "three-objects",
+        Layout(
+            "a green frog, a purple octopus and a red fish on a beach",
+            [
+                Region("a green frog", box(0.04, 0.54, 0.44, 0.96)),
+                Region("a purple octopus", ellipse(0.30, 0.25, 0.22, 0.21)),
+                Region("a red fish", box(0.54, 0.40, 0.97, 0.80)),
+            ],
+        ),
+        (("frog", "green"), ("octopus", "purple"), ("fish", "red")),
+    ),
+    Case(
+        "against-the-caption",
+        Layout(
+            "a gray dog on the left and an orange cat on the right in a meadow",
+            [
+                Region("a gray dog", box(0.53, 0.38, 0.96, 0.94)),
+                Region("an orange cat", box(0.05, 0.38, 0.48, 0.94)),
+            ],
+        ),
+        (("dog", "gray"), ("cat", "orange")),
+    ),
+)
+
+
+def score(oracle: Any, images: Tensor, case: Case) -> metrics.ObjectScores:
+    """The oracle's scores of pictures [B, 3, H, W] of one case, a row each."""
+    labels = oracle(images)
+    height, width = labels.noun.shape[-2:]
+    masks = metrics.to_grid(case.layout.pixel_masks(*images.shape[-2:]), height, width)
+    noun = [NOUNS.index(noun) for noun, *_ in case.objects]
+    first, second = ([_colour(words, place) for words in case.objects] for place in (1, 2))
+
+    def each(values: list[int]) -> Tensor:
+        return torch.tensor([values] * len(images))
+
+    return metrics.score_objects(
+        labels.noun.cpu(),
+        labels.colour.cpu(),
+        masks.expand(len(images), -1, -1, -1),
+        *map(each, (noun, first, second)),
+    )
+
+
+def _colour(words: tuple[str, ...], place: int) -> int:
+    return list(COLOURS).index(words[place]) if place < len(words) else -1
+
+
+def run(
+    out: str | Path = "out/demo",
+    fast: bool = False,
+    *,
+    pipe: Any = None,
+    oracle: Any = None,
+    cases: Sequence[Case] = CASES,
+    config: Rule = DENSE,
+) -> dict[str, Any]:
+    """Draw every case without and with its layout, score both, and write it all under `out`.
+
+    Writes a figure for each case (layout, stock, dense; masks drawn), the plain pictures under
+    `pictures/`, `overview.png` and `metrics.json`; prints a table and where things are.
+
+    Args:
+        out: the folder, created when missing.
+        fast: one seed a case instead of two.
+        pipe, oracle: by default the bundled ones.
+        cases, config: what is drawn, and how it is steered.
+
+    Returns:
+        What `metrics.json` holds: settings, one row for each case and run, and the means.
+    """
+    began = time.perf_counter()
+    out = Path(out)
+    (out / "pictures").mkdir(parents=True, exist_ok=True)
+    pipe = load(device=best_device()) if pipe is None else pipe
+    oracle = load_oracle(str(pipe.device)) if oracle is None else oracle
+    this, seeds = tier(pipe), SEEDS[:1] if fast else SEEDS
+    footer = (
+        f"{this.label} · {this.width} x {this.height} · {this.steps} steps · guidance "
+        f"{this.guidance:g} · seeds {', '.join(map(str, seeds))} from the top"
+    )
+    rows, scores = [], {"stock": [], "dense": []}
+    overview: dict[str, list[Image.Image]] = {"stock": [], "dense": []}
+    total = len(cases) * len(seeds) * len(scores)
+    with tqdm(total=total, unit="picture") as bar:
+        for number, case in enumerate(cases, 1):
+            bar.set_description(f"{number}/{len(cases)} {case.name}")
+            drawn = {}
+            masks = case.layout.pixel_masks(this.height, this.width)
+            for name, rule in (("stock", None), ("dense", config)):
+                images = []
+                for generator in generators(seeds):
+                    # The noise that generate() would draw, so that `densenb generate` agrees.
+                    latents = torch.randn((1, *latent_shape(pipe)), generator=generator)
+                    sampling = (this.steps, this.guidance)
+                    images.append(draw(pipe, rule, [case.layout], latents, *sampling))
+                    bar.update()
+                found = score(oracle, torch.cat(images), case)
+                scores[name].append(found)
+                rows.append({"case": case.name, "run": name, **metrics.aggregate(found)})
+                drawn[name] = [plots.to_image(image[0]) for image in images]
+                overview[name].append(plots.overlay(drawn[name][0], masks))
+                for seed, picture in zip(seeds, drawn[name], strict=True):
+                    picture.save(out / "pictures" / f"{case.name}-{name}-seed-{seed}.png")
+            figure = plots.before_after(
+                drawn["stock"], drawn["dense"], case.layout, case.layout.text, footer
+            )
+            figure.savefig(out / f"{number}-{case.name}.png", dpi=110)
+    plots.sheet(overview, side=192).save(out / "overview.png")
+    means = [{"case": "all", "run": name, **_mean(parts)} for name, parts in scores.items()]
+    report = plain(
+        {
+            "model": this.label,
+            "steps": this.steps,
+            "guidance": this.guidance,
+            "seeds": list(seeds),
+            "settings": settings_of(config),
+            "layouts": {case.name: case.layout.to_dict() for case in cases},
+            "rows": rows,
+            "means": means,
+        }
+    )
+    (out / "metrics.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(table(report["rows"] + report["means"]))
+    print(
+        "All scores in percent; leakage: lower is better. "
+        f"{total} pictures in {time.perf_counter() - began:.0f} s."
+    )
+    print(f"Pictures: {out / 'overview.png'} and one figure a prompt in {out}/")
+    print(f"Scores:   {out / 'metrics.json'}")
+    return report
+
+
+def _mean(parts: list[metrics.ObjectScores]) -> dict[str, float]:
+    """Over the objects of all cases, however many each has."""
+    flat = [
+        metrics.ObjectScores(*(value.reshape(-1, 1) for value in vars(part).values()))
+        for part in parts
+    ]
+    return metrics.aggregate(metrics.ObjectScores.cat(flat))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Stock and dense under each other, a pair of lines for each case."""
+    lines = [["case", "run", *COLUMNS]]
+    for row in rows:
+        cells = ["-" if row[name] is None else f"{row[name]:.0f}" for name in COLUMNS]
+        lines.append([row["case"], row["run"], *cells])
+    return aligned(lines)

@@ -1,0 +1,307 @@
+"""What the user asks for: a caption, and for each phrase of it the place where it should appear.
+
+`box`, `ellipse`, `polygon`, `mask_from_array` and `mask_from_png` (from `masks`) say where, in
+fractions of the picture; a `Layout` binds one phrase to each and is checked on construction, long
+before any sampling. Taught in notebook 06.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import unicodedata
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import ImageColor
+from torch import Tensor
+
+from densenb.masks import (
+    Mask,
+    box,
+    check_size,
+    ellipse,
+    mask_from_array,
+    mask_from_base64,
+    mask_from_png,
+    numbers,
+    polygon,
+    read_picture,
+)
+
+__all__ = [
+    "Layout", "Mask", "Region", "box", "ellipse", "find_phrase", "mask_from_array", "mask_from_png",
+    "polygon", "regions_from_label_map",
+]  # fmt: skip
+
+TOKEN_PIXELS = 16  # side of one image token of SD 3.5: VAE factor 8 times patch 2
+
+
+@dataclass(frozen=True)
+class Region:
+    """One phrase and the part of the picture where it should appear.
+
+    `mask` is a `Mask` or an array `[height, width]` in [0, 1]; `strength` (>= 0) scales how hard
+    attention is pushed for this region.
+    """
+
+    phrase: str
+    mask: Mask
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "phrase", clean_phrase("phrase", self.phrase))
+        if not isinstance(self.mask, Mask):
+            object.__setattr__(self, "mask", mask_from_array(self.mask))
+        (strength,) = numbers(f'strength of "{self.phrase}"', [self.strength])
+        if strength < 0:
+            raise ValueError(
+                f'strength of "{self.phrase}" is {strength}: it must be 0 (off) or more. To keep'
+                " something out of a place, give that place to another region."
+            )
+        object.__setattr__(self, "strength", strength)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A caption and its regions, checked on construction.
+
+    The text that is encoded is `text`: the caption, and every phrase that is not in it, appended
+    after a comma (with a warning). Phrase i of `phrases` (one per region, then the background's) is
+    occurrence `occurrences[i]` of it in `text`: equal phrases take turns, and a phrase avoids words
+    that a longer one covers. Regions may overlap; the background is all of the picture in none.
+    """
+
+    caption: str
+    regions: Sequence[Region]
+    background: str | None = None
+    text: str = field(init=False, compare=False)
+    occurrences: tuple[int, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.caption, str):
+            raise TypeError(f"caption must be a str, got {self.caption!r}: give the whole prompt.")
+        if isinstance(self.regions, (Region, str)) or not isinstance(self.regions, Iterable):
+            raise TypeError(f"regions must be a list, got {self.regions!r}: put it in [ ].")
+        regions = tuple(self.regions)
+        for region in regions:
+            if not isinstance(region, Region):
+                raise TypeError(f"{region!r} is not a Region: write Region(phrase, mask).")
+        if not regions:
+            raise ValueError("layout has no regions: give at least one Region(phrase, mask).")
+        if self.background is not None:
+            object.__setattr__(self, "background", clean_phrase("background", self.background))
+        object.__setattr__(self, "caption", unicodedata.normalize("NFC", self.caption).strip())
+        object.__setattr__(self, "regions", regions)
+
+        # Equal phrases need an occurrence each: the second may be missing where the first is not.
+        places = place_phrases(self.caption, self.phrases)
+        missing = [self.phrases[i] for i, place in enumerate(places) if place is None]
+        text = append_phrases(self.caption, missing)
+        if missing:
+            warnings.warn(
+                f"phrases appended to the caption, which lacks them: {missing}. Text: {text!r}",
+                stacklevel=3,
+            )
+        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "occurrences", place_phrases(text, self.phrases))
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """One phrase per region, then the background's if it has one."""
+        return (
+            *(region.phrase for region in self.regions),
+            *([] if self.background is None else [self.background]),
+        )
+
+    def pixel_masks(self, height: int, width: int) -> Tensor:
+        """The regions on a pixel grid: float `[R, height, width]` in [0, 1]."""
+        return torch.stack([region.mask.raster(height, width) for region in self.regions])
+
+    def token_masks(self, rows: int, columns: int, method: str = "area") -> Tensor:
+        """Which image tokens belong to each region: bool `[R, rows, columns]`.
+
+        "area": tokens of which at least half is covered; a region too small for that gets the token
+        it covers best, with a warning. "nearest": as DenseDiffusion was released (Kim et al. 2023),
+        one sample per token, so that small regions may vanish.
+        """
+        if method not in ("area", "nearest"):
+            raise ValueError(f'method is {method!r}: it must be "area" or "nearest".')
+        check_size("rows", rows)
+        check_size("columns", columns)
+        pixels = self.pixel_masks(rows * TOKEN_PIXELS, columns * TOKEN_PIXELS)
+        if method == "nearest":
+            return pixels[:, ::TOKEN_PIXELS, ::TOKEN_PIXELS] >= 0.5
+        covered = torch.nn.functional.avg_pool2d(pixels, TOKEN_PIXELS)
+        masks = covered >= 0.5
+        for region, mask, share in zip(self.regions, masks, covered, strict=True):
+            if not mask.any():
+                mask.view(-1)[share.argmax()] = True
+                warnings.warn(
+                    f'region "{region.phrase}" covers half of none of the {rows} x {columns} image'
+                    " tokens: it gets the one it covers best. Make it larger, or the picture.",
+                    stacklevel=2,
+                )
+        return masks
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; painted masks become an inline PNG."""
+        regions = [
+            {"phrase": region.phrase, **region.mask.to_dict(), "strength": region.strength}
+            for region in self.regions
+        ]
+        return {"caption": self.caption, "background": self.background, "regions": regions}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], folder: str | Path = ".") -> Layout:
+        """The inverse of `to_dict`; the paths of `"mask": "file.png"` start at `folder`."""
+        check_keys("layout", data, required=["caption", "regions"], optional=["background"])
+        if isinstance(data["regions"], (str, Mapping)) or not isinstance(data["regions"], Iterable):
+            raise TypeError(f'"regions" must be a list, got {data["regions"]!r}: put it in [ ].')
+        regions = [region_from_dict(region, Path(folder)) for region in data["regions"]]
+        return cls(data["caption"], regions, data.get("background"))
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the layout as a JSON file."""
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Layout:
+        """Read a layout file; ValueError when it is missing, no JSON, or has an unknown key."""
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"{path} is not a file: check the name of the layout file.")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not valid JSON ({error}): mend it there.") from error
+        return cls.from_dict(data, folder=path.parent)
+
+
+def regions_from_label_map(
+    picture: str | Path | np.ndarray, phrases: Mapping[str, str], tolerance: int = 16
+) -> list[Region]:
+    """One region per colour of a painted map (a file, or uint8 `[height, width, 3]`).
+
+    `phrases` maps colours such as "#ff8800" to phrases. A pixel goes to the nearest of them when no
+    channel is off by more than `tolerance` of 255 (painting programs blur edges), else to none.
+    """
+    if isinstance(picture, (str, Path)):
+        picture = (read_picture(picture)[..., :3] * 255).round()
+    labels = np.asarray(picture)
+    if labels.ndim != 3 or labels.shape[-1] not in (3, 4):
+        raise ValueError(
+            f"label map has shape {list(labels.shape)}: give [height, width, 3], 0 to 255."
+        )
+    if not phrases:
+        raise ValueError('label map has no colours: give {"#rrggbb": "phrase", ...}.')
+    colours = np.array([ImageColor.getrgb(colour)[:3] for colour in phrases])
+    distance = np.stack([np.abs(labels[..., :3] - rgb.astype(float)).max(-1) for rgb in colours])
+    nearest = np.where(distance.min(axis=0) <= tolerance, distance.argmin(axis=0), -1)
+    for i, colour in enumerate(phrases):
+        if not (nearest == i).any():
+            counts = Counter(map(tuple, labels[..., :3].reshape(-1, 3).astype(int).tolist()))
+            common = ["#{:02x}{:02x}{:02x}".format(*rgb) for rgb, _ in counts.most_common(6)]
+            raise ValueError(
+                f"no pixel of the label map is {colour}: use its colours, e.g. {', '.join(common)}."
+            )
+    return [Region(phrase, nearest == i) for i, phrase in enumerate(phrases.values())]
+
+
+def find_phrase(text: str, phrase: str) -> list[tuple[int, int]]:
+    """Where `phrase` stands in `text` as whole words: (start, end) in characters, in reading order.
+
+    Case and the width of gaps do not matter. "cat" is in "a Cat, asleep" and in "the cat's hat",
+    but neither in "catfish" nor in "cat-like".
+    """
+    words = r"\s+".join(re.escape(word) for word in phrase.split())
+    pattern = rf"(?<!\w)(?<!\w[-\u2010\u2011]){words}(?![-\u2010\u2011]?\w)"
+    return [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)] if words else []
+
+
+def place_phrases(text: str, phrases: Sequence[str]) -> tuple[int | None, ...]:
+    """Which occurrence each phrase takes in `text`, None when there is none left for it.
+
+    Longest phrases choose first: "cat" leaves that of "a blue cat" alone while another is free.
+    """
+    places: list[int | None] = [None] * len(phrases)
+    taken: list[tuple[int, int]] = []
+    for i in sorted(range(len(phrases)), key=lambda i: -len(phrases[i])):
+        spans = find_phrase(text, phrases[i])
+        name = phrases[i].lower()
+        twins = [places[j] for j, other in enumerate(phrases) if other.lower() == name]
+        free = [k for k in range(len(spans)) if k not in twins]
+        clear = [k for k in free if all(spans[k][1] <= a or b <= spans[k][0] for a, b in taken)]
+        if free:
+            places[i] = (clear or free)[0]
+            taken.append(spans[places[i]])
+    return tuple(places)
+
+
+def append_phrases(caption: str, phrases: Sequence[str]) -> str:
+    """The caption and the phrases, set off by commas."""
+    for phrase in phrases:
+        gap = "" if not caption else " " if caption[-1] in ".,;:!?" else ", "
+        caption += gap + phrase
+    return caption
+
+
+def clean_phrase(name: str, phrase: str) -> str:
+    if not isinstance(phrase, str):
+        raise TypeError(f"{name} must be a str, got {phrase!r}: give words of the caption.")
+    words = unicodedata.normalize("NFC", phrase).split()
+    if not words:
+        raise ValueError(f"{name} is empty ({phrase!r}): give words, e.g. 'a blue cat'.")
+    return " ".join(words)
+
+
+SHAPES = {
+    "box": box,
+    "ellipse": ellipse,
+    "polygon": polygon,
+    "mask": mask_from_png,
+    "mask_png": mask_from_base64,
+}
+FOUR = {"box": "[x0, y0, x1, y1]", "ellipse": "[cx, cy, rx, ry]"}
+
+
+def region_from_dict(data: Mapping[str, Any], folder: Path) -> Region:
+    check_keys("region", data, required=["phrase"], optional=[*SHAPES, "strength"])
+    kinds = [kind for kind in SHAPES if kind in data]
+    if len(kinds) != 1:
+        raise ValueError(
+            f"region {data['phrase']!r} has {kinds or 'no shape'}: give one of {', '.join(SHAPES)}."
+        )
+    (kind,) = kinds
+    values = data[kind]
+    if kind in FOUR:
+        if not isinstance(values, (list, tuple)) or len(values) != 4:
+            raise ValueError(f"{kind} of {data['phrase']!r} is {values!r}: give {FOUR[kind]}.")
+        mask = SHAPES[kind](*values)
+    elif kind == "mask":
+        mask = mask_from_png(folder / values)
+    else:
+        mask = SHAPES[kind](values)
+    return Region(data["phrase"], mask, data.get("strength", 1.0))
+
+
+def check_keys(what: str, data: Any, required: list[str], optional: list[str]) -> None:
+    known = [*required, *optional]
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{what} must be an object with keys {', '.join(known)}, got {data!r}.")
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            mend = f'did you mean "{near[0]}"?' if near else f"known keys are {', '.join(known)}."
+            raise ValueError(f'unknown key "{key}" in the {what}: {mend}')
+    for key in required:
+        if key not in data:
+            raise ValueError(f'the {what} has no "{key}": add it, e.g. "{key}": ...')

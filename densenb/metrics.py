@@ -1,0 +1,374 @@
+"""Scores of layout control: does each object stand where its mask is, in its own colour?
+
+Everything here is a pure tensor function of label maps. An *oracle* (for the synthetic world, the
+bundled segmenter) names the noun and the colour of every pixel of a picture on a 64 x 64 grid; the
+masks of the layout are brought to the same grid by area. The label codes are the oracle's:
+
+    noun    0 = background, n + 1 = the n-th noun
+    colour  0 = background, 1 = natural (no colour word), c + 2 = the c-th colour
+
+Objects come as tensors [B, N] of indices, -1 where a slot is empty (`noun`), where an object has
+no colour word (`colour`) or no second one (`colour2`). Scores are [B, N] with NaN where a score is
+not defined, so that every mean is a `nanmean` over the objects that it speaks of.
+
+When a noun appears twice in a scene, its pixels are shared out: a pixel inside the mask of one of
+the twins is that twin's, and any other pixel is the twin's whose mask centre is nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GRID = 64
+"""Side of the grid, in pixels, on which pictures are labelled and scored."""
+PRESENT_SHARE_OF_PICTURE = 1 / 256
+"""An object is present from this share of the picture on (16 of 4096 pixels) ..."""
+PRESENT_SHARE_OF_MASK = 0.15
+"""... provided that it also covers this share of the area of its mask, wherever it stands."""
+
+
+@dataclass(frozen=True)
+class ObjectScores:
+    """Scores of every object, each [B, N] float in [0, 1]; NaN where a score is not defined."""
+
+    iou: Tensor
+    """Oracle pixels of the noun against the mask; 0 when there are none."""
+    in_mask: Tensor
+    """Share of the noun's pixels that are inside the mask; NaN when it is not present."""
+    present: Tensor
+    """1 or 0: enough pixels of the noun, anywhere in the picture."""
+    colour_bound: Tensor
+    """1 or 0: the noun's pixels have the bound colour; NaN when not present or not coloured."""
+    leakage: Tensor
+    """Share of the region taken by another region's noun or colour; NaN for a lone object."""
+
+    def __len__(self) -> int:
+        return len(self.iou)
+
+    @staticmethod
+    def cat(parts: Sequence[ObjectScores]) -> ObjectScores:
+        """Join batches of scenes."""
+        return ObjectScores(
+            *(torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS)
+        )
+
+    def rows(self, chosen: Tensor) -> ObjectScores:
+        """The scores of some scenes (an index or a boolean mask over B)."""
+        return ObjectScores(*(getattr(self, name)[chosen] for name in _FIELDS))
+
+
+_FIELDS = tuple(ObjectScores.__dataclass_fields__)
+
+
+def to_grid(masks: Tensor, rows: int = GRID, cols: int = GRID) -> Tensor:
+    """Masks [..., H, W] (bool or in [0, 1]) on a coarser grid [..., rows, cols], bool.
+
+    A cell is in when at least half of its area is.
+    """
+    flat = masks.reshape(-1, 1, *masks.shape[-2:]).float()
+    # The small slack keeps an exact half in, whatever the order of the additions.
+    cells = F.adaptive_avg_pool2d(flat, (rows, cols)) >= 0.5 - 1e-6
+    return cells.reshape(*masks.shape[:-2], rows, cols)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of bool masks [..., h, w] -> [...]; 0 when both are empty."""
+    return (a & b).sum((-2, -1)) / (a | b).sum((-2, -1)).clamp(min=1)
+
+
+def object_pixels(noun_map: Tensor, masks: Tensor, noun: Tensor) -> Tensor:
+    """Pixels that the oracle gives to each object.
+
+    Args:
+        noun_map: [B, h, w] long, the oracle's noun labels.
+        masks: [B, N, h, w] bool; they only settle which of two objects of one noun owns a pixel.
+        noun: [B, N] long, -1 for an empty slot.
+
+    Returns:
+        [B, N, h, w] bool, empty for empty slots.
+    """
+    pixels = (noun_map[:, None] == noun[..., None, None] + 1) & (noun >= 0)[..., None, None]
+    placed = (noun >= 0) & masks.any(-1).any(-1)
+    same = (noun[:, :, None] == noun[:, None, :]) & placed[:, None, :]
+    if (same.sum(-1) <= 1).all():
+        return pixels
+    distance = _distance_to_centre(masks) - 2.0 * masks  # a pixel in a mask is nearest to it
+    rival = torch.where(same[..., None, None], distance[:, None], torch.inf)  # [B, N, N, h, w]
+    slot = torch.arange(noun.shape[1], device=noun.device)[:, None, None]
+    return pixels & (rival.argmin(2) == slot)
+
+
+def _distance_to_centre(masks: Tensor) -> Tensor:
+    """Distance of every pixel to the centre of each mask, in picture diagonals (< 2)."""
+    height, width = masks.shape[-2:]
+    y = torch.linspace(0, 1, height, device=masks.device)[:, None]
+    x = torch.linspace(0, 1, width, device=masks.device)[None, :]
+    area = masks.sum((-2, -1), keepdim=True).clamp(min=1)
+    centre_y = (masks * y).sum((-2, -1), keepdim=True) / area
+    centre_x = (masks * x).sum((-2, -1), keepdim=True) / area
+    return torch.hypot(y - centre_y, x - centre_x)
+
+
+def presence(pixels: Tensor, masks: Tensor) -> Tensor:
+    """Whether each object is in the picture at all: [B, N, h, w] bool twice -> [B, N] bool.
+
+    It must cover at least `PRESENT_SHARE_OF_PICTURE` of the picture and as many pixels as
+    `PRESENT_SHARE_OF_MASK` of its mask's area, at any place.
+    """
+    size = pixels.sum((-2, -1))
+    picture = pixels.shape[-2] * pixels.shape[-1]
+    wanted = (masks.sum((-2, -1)) * PRESENT_SHARE_OF_MASK).clamp(
+        min=picture * PRESENT_SHARE_OF_PICTURE
+    )
+    return size >= wanted
+
+
+def colour_match(
+    colour_map: Tensor, pixels: Tensor, colour: Tensor, colour2: Tensor | None = None
+) -> Tensor:
+    """Whether each object's pixels have the bound colour: [B, N] bool.
+
+    The colour of an object is the majority label over its pixels; "natural" is a label like any
+    other, background is not counted. An object of two colours must have both as its top two.
+
+    Args:
+        colour_map: [B, h, w] long, the oracle's colour labels.
+        pixels: [B, N, h, w] bool, the objects' pixels.
+        colour, colour2: [B, N] long, -1 = natural, and no second colour.
+    """
+    labels = max(int(colour_map.max()) + 1, int(colour.max()) + 3, 4)
+    if colour2 is not None:
+        labels = max(labels, int(colour2.max()) + 3)
+    one_hot = F.one_hot(colour_map, labels).flatten(1, 2).float()  # [B, h * w, labels]
+    votes = pixels.flatten(2).float() @ one_hot
+    votes[..., 0] = -1  # background is no colour of an object
+    counts, top = votes.topk(2, dim=-1)
+    single = (top[..., 0] == colour + 2) & (counts[..., 0] > 0)
+    if colour2 is None:
+        return single
+    pair = torch.stack([colour, colour2], -1).sort(-1).values + 2
+    double = (top.sort(-1).values == pair).all(-1) & (counts[..., 1] > 0)
+    return torch.where(colour2 >= 0, double, single)
+
+
+def leaked_pixels(
+    noun_map: Tensor,
+    colour_map: Tensor,
+    masks: Tensor,
+    noun: Tensor,
+    colour: Tensor,
+    colour2: Tensor | None = None,
+) -> Tensor:
+    """Pixels of each region that hold another region's noun or colour: [B, N, h, w] bool.
+
+    Only a noun or a colour that the region does not have itself can leak into it, "natural" is
+    no colour that could leak, and where two masks overlap neither object is in the wrong.
+    """
+    colours = [colour] if colour2 is None else [colour, colour2]
+    leaked = torch.zeros_like(masks)
+    for other in range(noun.shape[1]):
+        there = (noun[:, other] >= 0)[:, None] & (noun >= 0)
+        there[:, other] = False
+
+        foreign = there & (noun != noun[:, other : other + 1])
+        found = (noun_map == noun[:, other, None, None] + 1)[:, None]
+        wrong = foreign[..., None, None] & found
+        for theirs in colours:
+            theirs = theirs[:, other : other + 1]
+            own = torch.stack([mine == theirs for mine in colours]).any(0)
+            foreign = there & (theirs >= 0) & ~own
+            found = (colour_map == theirs[..., None] + 2)[:, None]
+            wrong = wrong | (foreign[..., None, None] & found)
+        leaked |= wrong & masks & ~masks[:, other : other + 1]
+    return leaked
+
+
+def score_objects(
+    noun_map: Tensor,
+    colour_map: Tensor,
+    masks: Tensor,
+    noun: Tensor,
+    colour: Tensor,
+    colour2: Tensor | None = None,
+    natural: bool = False,
+) -> ObjectScores:
+    """Score labelled pictures against the masks and words of their objects.
+
+    Args:
+        noun_map, colour_map: [B, h, w] long, the oracle's labels (codes: see the module).
+        masks: [B, N, h, w] bool on the oracle's grid (`to_grid`).
+        noun, colour, colour2: [B, N] long; -1 = empty slot, natural, no second colour.
+        natural: score the colour of objects without a colour word too: they must look natural.
+
+    Returns:
+        `ObjectScores`, NaN for empty slots and for objects whose mask is empty (hidden ones).
+
+    Raises:
+        ValueError: when the masks are not on the grid of the labels.
+    """
+    if masks.shape[-2:] != noun_map.shape[-2:]:
+        raise ValueError(
+            f"masks are {tuple(masks.shape[-2:])}, the labels {tuple(noun_map.shape[-2:])}: "
+            "bring the masks to the grid of the labels with to_grid(masks, height, width)."
+        )
+    masks = masks & (noun >= 0)[..., None, None]
+    scored = masks.any(-1).any(-1)
+    pixels = object_pixels(noun_map, masks, noun)
+    present = presence(pixels, masks)
+    inside = (pixels & masks).sum((-2, -1)) / pixels.sum((-2, -1)).clamp(min=1)
+    bound = colour_match(colour_map, pixels, colour, colour2)
+    leaked = leaked_pixels(noun_map, colour_map, masks, noun, colour, colour2)
+    leakage = leaked.sum((-2, -1)) / masks.sum((-2, -1)).clamp(min=1)
+    has_colour = torch.ones_like(scored) if natural else colour >= 0
+    in_company = (scored.sum(1, keepdim=True) > 1).expand_as(scored)
+    return ObjectScores(
+        iou=_where(scored, iou(pixels, masks)),
+        in_mask=_where(scored & present, inside),
+        present=_where(scored, present),
+        colour_bound=_where(scored & present & has_colour, bound),
+        leakage=_where(scored & in_company, leakage),
+    )
+
+
+def _where(defined: Tensor, value: Tensor) -> Tensor:
+    return torch.where(defined, value.float(), torch.nan)
+
+
+def aggregate(scores: ObjectScores) -> dict[str, float]:
+    """Means over objects, in percent; NaN where no object defines a score.
+
+    `mIoU` is over all objects, `mIoU_present` and `in_mask` over those present, `colour_binding`
+    over those present and coloured, `leakage` over those that share a scene.
+    """
+    present_iou = torch.where(scores.present == 1, scores.iou, torch.nan)
+    means = {
+        "mIoU": scores.iou,
+        "mIoU_present": present_iou,
+        "in_mask": scores.in_mask,
+        "presence": scores.present,
+        "colour_binding": scores.colour_bound,
+        "leakage": scores.leakage,
+    }
+    return {name: 100 * values.nanmean().item() for name, values in means.items()}
+
+
+def token_grid_ceiling(masks: Tensor, rows: int = 16, cols: int = 16) -> Tensor:
+    """IoU that a perfect follower of the token grid would score: [..., H, W] -> [...].
+
+    Each mask is rounded to the grid (at least half of the token; the best-covered token when none
+    is) and compared, on the scoring grid, with itself. NaN for an empty mask.
+    """
+    fine = to_grid(masks)
+    share = F.adaptive_avg_pool2d(fine.reshape(-1, 1, GRID, GRID).float(), (rows, cols))
+    best = share.amax((-2, -1), keepdim=True)
+    tokens = (share >= 0.5 - 1e-6) | ((best < 0.5 - 1e-6) & (share == best))
+    rounded = F.interpolate(tokens.float(), size=(GRID, GRID), mode="nearest").bool()
+    return _where(fine.any(-1).any(-1), iou(rounded.reshape(fine.shape), fine))
+
+
+def bounding_box(masks: Tensor) -> Tensor:
+    """Tight boxes of bool masks [..., h, w] -> [..., 4] as x0, y0, x1, y1 (ends excluded).
+
+    An empty mask gets the empty box 0, 0, 0, 0.
+    """
+    ends = []
+    for line in (masks.any(-2), masks.any(-1)):  # columns, then rows
+        line = line.int()
+        first = line.argmax(-1)
+        last = line.shape[-1] - line.flip(-1).argmax(-1)
+        ends.append((first, torch.where(line.any(-1), last, 0)))
+    (x0, x1), (y0, y1) = ends
+    return torch.stack([x0, y0, x1, y1], -1)
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of the bounding boxes of two sets of bool masks [..., h, w] -> [...].
+
+    For layouts of boxes and ellipses, which say where an object is but not its outline.
+    """
+    a, b = bounding_box(a), bounding_box(b)
+    size = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    shared = size.clamp(min=0).prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
+    return shared / union.clamp(min=1)
+
+
+def kid(
+    features_a: Tensor,
+    features_b: Tensor,
+    generator: torch.Generator,
+    subsets: int = 50,
+    subset_size: int = 128,
+) -> tuple[float, float]:
+    """Kernel inception distance of two sets of features, times 1000: (mean, std over subsets).
+
+    The unbiased squared maximum mean discrepancy with the kernel (x . y / d + 1)^3 (Binkowski et
+    al. 2018), on random subsets of `subset_size` (at most half of the smaller set). Lower is
+    better; being unbiased, it can fall a little below 0 for two samples of one distribution.
+
+    Args:
+        features_a: [A, d].
+        features_b: [B, d].
+        generator: the draw of the subsets, a CPU generator.
+
+    Raises:
+        ValueError: when a set has fewer than 4 rows or the sets differ in d.
+    """
+    fewest = min(len(features_a), len(features_b))
+    if fewest < 4 or features_a.shape[1:] != features_b.shape[1:]:
+        raise ValueError(
+            f"kid got features {tuple(features_a.shape)} and {tuple(features_b.shape)}: "
+            "give two sets [rows, d] of the same d with at least 4 rows each."
+        )
+    size = min(subset_size, fewest // 2)
+    a, b = features_a.double(), features_b.double()
+    values = []
+    for _ in range(subsets):
+        x = a[torch.randperm(len(a), generator=generator)[:size].to(a.device)]
+        y = b[torch.randperm(len(b), generator=generator)[:size].to(b.device)]
+        values.append(_unbiased_mmd2(x, y))
+    values = 1000 * torch.stack(values)
+    return values.mean().item(), values.std().item()
+
+
+def _unbiased_mmd2(x: Tensor, y: Tensor) -> Tensor:
+    size, width = x.shape
+    xx, yy, xy = ((p @ q.T / width + 1) ** 3 for p, q in ((x, x), (y, y), (x, y)))
+    pairs = size * (size - 1)
+    return (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / pairs - 2 * xy.mean()
+
+
+def bootstrap_interval(
+    values_by_scene: Tensor,
+    generator: torch.Generator,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of a mean over objects, by resampling whole scenes.
+
+    Objects of one scene stand or fall together, so the scene is what is drawn.
+
+    Args:
+        values_by_scene: [S] or [S, N], NaN where a scene has no further object.
+        generator: the resampling, a CPU generator.
+
+    Returns:
+        (low, high), in the units of the values; (nan, nan) when no value is defined.
+    """
+    values = values_by_scene.detach().cpu().double().reshape(len(values_by_scene), -1)
+    defined = ~values.isnan()
+    if not defined.any():
+        return float("nan"), float("nan")
+    sums, counts = values.nansum(1), defined.sum(1)
+    drawn = torch.randint(len(values), (resamples, len(values)), generator=generator)
+    # A resample may hold no defined value at all: it says nothing and is left out.
+    total = counts[drawn].sum(1)
+    means = (sums[drawn].sum(1) / total)[total > 0]
+    tail = (1 - level) / 2
+    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.double))
+    return low.item(), high.item()

@@ -1,0 +1,255 @@
+"""Models and how to run them: `load`, what differs between them (`Tier`), and `generate`.
+
+Every model is a stock `StableDiffusion3Pipeline`. Taught in notebooks 00 and 01.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import diffusers
+import torch
+import transformers
+from diffusers import StableDiffusion3Pipeline
+from PIL import Image
+from tqdm.auto import tqdm
+
+from densenb.layout import Layout
+from densenb.modulation import DenseConfig, Rule
+from densenb.tokens import encode
+
+MINIATURE = Path(__file__).parent / "tiny" / "assets" / "model"
+GATED = ("medium", "large")
+TEXT_ARGUMENTS = ("prompt", "prompt_2", "prompt_3", "prompt_embeds", "pooled_prompt_embeds")
+
+
+@dataclass(frozen=True)
+class Tier:
+    """What differs from model to model; lessons read it and never ask for the model's name.
+
+    label: for figures. height, width: pixels. steps, guidance: sampling steps and guidance scale.
+    t5_length: tokens of T5 (`max_sequence_length`).
+    """
+
+    name: str
+    label: str
+    height: int
+    width: int
+    steps: int
+    guidance: float
+    t5_length: int
+
+
+TINY = Tier(
+    name="tiny",
+    label="miniature SD 3.5",
+    height=256,
+    width=256,
+    steps=28,
+    guidance=4.0,
+    t5_length=44,
+)
+_tiers: WeakKeyDictionary[Any, Tier] = WeakKeyDictionary()
+
+
+def load(
+    name_or_path: str | Path = "tiny",
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> StableDiffusion3Pipeline:
+    """A pipeline ready to sample: in eval mode, without gradients, its own progress bar off.
+
+    `name_or_path`: "tiny", the bundled miniature, or a folder that `save_pretrained` wrote. Weights
+    are converted to `dtype`. Nothing is downloaded. Raises ValueError for any other name.
+    """
+    if name_or_path in GATED:
+        raise ValueError(
+            f"{name_or_path!r} is not available in this version: Stable Diffusion 3.5 is a gated "
+            'download that densenb does not load yet. Use load("tiny"), or the folder of a saved '
+            "StableDiffusion3Pipeline."
+        )
+    tiny = name_or_path == "tiny"
+    folder = MINIATURE if tiny else Path(name_or_path)
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(
+            "the bundled miniature is missing from this copy of densenb (tiny/assets/model has no "
+            "model_index.json): install densenb again, from the full repository."
+            if tiny
+            else f"{str(name_or_path)!r} is neither 'tiny' nor a folder with a saved pipeline "
+            "(model_index.json): check the path, or use 'tiny'."
+        )
+    with _quiet_loading():
+        pipe = StableDiffusion3Pipeline.from_pretrained(
+            folder, local_files_only=True, **{_dtype_argument(): dtype}
+        )
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
+    pipe.set_progress_bar_config(disable=True)
+    _tiers[pipe] = TINY if tiny else _generic_tier(pipe, name=folder.resolve().name)
+    return pipe.to(device)
+
+
+def tier(pipe: Any) -> Tier:
+    """The tier of a pipeline; one that `load` did not make gets SD 3.5's defaults at its size."""
+    return _tiers.get(pipe) or _generic_tier(pipe, name="custom")
+
+
+def generators(seeds_or_count: int | Iterable[int]) -> list[torch.Generator]:
+    """One generator per picture: of each seed, or of seeds 0 to count - 1.
+
+    They live on the CPU, so that every device and every method starts from the same noise. Raises
+    ValueError for an empty list or a negative seed.
+    """
+    return [torch.Generator("cpu").manual_seed(seed) for seed in _seed_list(seeds_or_count)]
+
+
+def call_inputs(
+    pipe: Any, layout: Layout | Sequence[Layout], rule: Rule | None, **call_kwargs: Any
+) -> dict[str, Any]:
+    """The arguments for `pipe(**inputs)`: the layout's text, the tier's values, then `call_kwargs`.
+
+    One layout gives one prompt, a list of layouts a list. A rule with `encode_phrases_alone` gives
+    embeddings instead. Raises ValueError for `call_kwargs` that would exchange the text.
+    """
+    for name in TEXT_ARGUMENTS:
+        if name in call_kwargs:
+            raise ValueError(
+                f"{name} is given by the layout, whose phrases are found in its text: change the "
+                "layout's caption instead."
+            )
+    this = tier(pipe)
+    inputs = {
+        "height": this.height,
+        "width": this.width,
+        "num_inference_steps": this.steps,
+        "guidance_scale": this.guidance,
+        "max_sequence_length": this.t5_length,
+    } | call_kwargs
+    layouts = [layout] if isinstance(layout, Layout) else list(layout)
+    if rule is None or not rule.encode_phrases_alone:
+        texts = [each.text for each in layouts]
+        return {"prompt": texts[0] if isinstance(layout, Layout) else texts} | inputs
+    embeddings = encode(
+        pipe,
+        layouts,
+        inputs["max_sequence_length"],
+        phrases_alone=True,
+        first_match_only=rule.phrase_match == "first",
+    )
+    if "negative_prompt" in inputs:  # the caller's own: the pipeline encodes it
+        del embeddings["negative_prompt_embeds"], embeddings["negative_pooled_prompt_embeds"]
+    return embeddings | inputs
+
+
+def generate(
+    pipe: Any,
+    layout: Layout,
+    seeds: int | Iterable[int] = 4,
+    config: Rule | None = DenseConfig(),  # noqa: B008 (frozen)
+    steps: int | None = None,
+    guidance: float | None = None,
+    **call_kwargs: Any,
+) -> list[Image.Image]:
+    """One picture per seed, with a progress bar; `seeds` as in `generators`.
+
+    `config=None` gives the stock pictures: the same text, noise, steps and guidance, no layout. A
+    seed's picture does not depend on the other seeds. Everything is checked before any sampling
+    (ValueError); RuntimeError when the numbers overflow on the way.
+    """
+    # Here, because attention.py builds on this module.
+    from densenb.attention import dense_attention
+
+    if not isinstance(layout, Layout):
+        raise ValueError(f"layout is {layout!r}, but has to be one Layout.")
+    chosen = {"num_inference_steps": steps, "guidance_scale": guidance}
+    call_kwargs |= {name: value for name, value in chosen.items() if value is not None}
+    if config is None:
+        sampling = nullcontext(call_inputs(pipe, layout, None, **call_kwargs))
+    else:
+        sampling = dense_attention(pipe, layout, config, **call_kwargs)
+    noise = generators(seeds)
+    with sampling as given:
+        inputs = given if config is None else given.inputs
+        total = inputs["num_inference_steps"]
+        if total < 1:
+            raise ValueError(f"steps is {total}, but has to be at least 1.")
+        with tqdm(total=len(noise) * total, desc="sampling", unit="step") as bar:
+
+            def after_step(_: Any, index: int, __: Any, state: dict[str, Any]) -> dict[str, Any]:
+                _check_finite(state["latents"], f"the latents of step {index + 1} of {total}")
+                bar.update()
+                return state
+
+            images = []
+            for generator in noise:
+                pixels = pipe(
+                    **inputs,
+                    generator=generator,
+                    output_type="pt",
+                    callback_on_step_end=after_step,
+                ).images
+                _check_finite(pixels, "the decoded picture")
+                images += pipe.image_processor.numpy_to_pil(
+                    pipe.image_processor.pt_to_numpy(pixels)
+                )
+    return images
+
+
+# ------------------------------------------------------------------------------------- small parts
+def _generic_tier(pipe: Any, name: str) -> Tier:
+    side = pipe.transformer.config.sample_size * pipe.vae_scale_factor
+    return Tier(
+        name=name, label=name, height=side, width=side, steps=28, guidance=7.0, t5_length=256
+    )
+
+
+def _seed_list(seeds_or_count: int | Iterable[int]) -> list[int]:
+    if _whole_number(seeds_or_count):
+        seeds = list(range(seeds_or_count))
+    else:
+        seeds = list(seeds_or_count) if isinstance(seeds_or_count, Iterable) else []
+    if not seeds or not all(_whole_number(seed) and seed >= 0 for seed in seeds):
+        raise ValueError(
+            f"seeds is {seeds_or_count!r}, but has to be how many (at least 1), or a list of whole "
+            "numbers from 0."
+        )
+    return [int(seed) for seed in seeds]
+
+
+def _whole_number(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _check_finite(tensor: torch.Tensor, what: str) -> None:
+    if not torch.isfinite(tensor).all():
+        raise RuntimeError(
+            f"{what} are not finite numbers: {tensor.dtype} overflowed. Load the model with "
+            "dtype=torch.float32, or torch.bfloat16 on a GPU that has it."
+        )
+
+
+def _dtype_argument() -> str:
+    """What diffusers calls it: `torch_dtype` gave way to `dtype`, and now warns."""
+    renamed = hasattr(diffusers.utils.deprecation_utils, "_resolve_dtype")
+    return "dtype" if renamed else "torch_dtype"
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """No bars while loading: a small model loads faster than one can read them."""
+    loggers = [diffusers.utils.logging, transformers.utils.logging]
+    shown = [logger for logger in loggers if logger.is_progress_bar_enabled()]
+    for logger in shown:
+        logger.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger in shown:
+            logger.enable_progress_bar()

@@ -1,0 +1,93 @@
+"""What one pass of the transformer means to a rule: its step, and the region of every token.
+
+Both are read from what the pass is given (timestep, latents, text), never counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densenb.layout import Layout
+from densenb.modulation import Plan, Rule, Step
+from densenb.tokens import text_regions
+
+SAME_TIMESTEP = 5.0  # of 1000: bfloat16 rounds a timestep by up to 2, samplers step further than 5
+
+
+def find_step(timestep: Tensor, scheduler: Any) -> Step:
+    """The step of a pass, by its timestep's position in the schedule; ValueError if it has none."""
+    values = timestep.detach().float().flatten().cpu()
+    if values.min() != values.max():
+        raise ValueError(
+            f"one pass has timesteps {values.tolist()}: its rows have to share one. Split it."
+        )
+    gaps = (scheduler.timesteps.float().cpu() - values[0]).abs()
+    index = int(gaps.argmin())
+    if gaps[index] > SAME_TIMESTEP:
+        raise ValueError(
+            f"timestep {values[0]:g} is none of the scheduler's {len(gaps)}: call "
+            "pipe.scheduler.set_timesteps(steps) and take the timesteps from it."
+        )
+    return Step(index, len(gaps), float(values[0]) / scheduler.config.num_train_timesteps)
+
+
+def token_regions(
+    pipe: Any, layout: Layout, rule: Rule, grid: tuple[int, int], t5_length: int, columns: int
+) -> Tensor:
+    """Which joint token is in which region: `[N, columns]` (bool), image first, then CLIP, then T5.
+
+    Columns are the layout's regions, empty ones up to `columns`, and last the background. `grid` is
+    the image tokens' (rows, columns).
+    """
+    count = len(layout.regions)
+    masks = layout.token_masks(*grid, method=rule.masks).flatten(1)  # [regions, image]
+    first_match = rule.phrase_match == "first"
+    text = text_regions(pipe, layout, t5_length, first_match).member  # [text, phrases]
+    image = masks.shape[1]
+    member = torch.zeros(image + len(text), columns, dtype=torch.bool)
+    member[:image, :count] = masks.T
+    member[image:, :count] = text[:, :count]
+    if layout.background is not None:
+        member[image:, -1] = text[:, count]
+    if layout.background is not None or rule.unassigned == "background":
+        member[:image, -1] = ~masks.any(dim=0)
+    return member
+
+
+class Plans:
+    """The plans of some layouts under one rule, made when first asked for and then kept."""
+
+    def __init__(self, pipe: Any, layouts: Sequence[Layout], rule: Rule) -> None:
+        self._pipe, self._layouts, self._rule = pipe, layouts, rule
+        self._columns = max(len(layout.regions) for layout in layouts) + 1
+        self._members: dict[tuple, Tensor] = {}
+        self._plans: dict[tuple, Plan] = {}
+
+    def plan(
+        self, owners: Sequence[int], grid: tuple[int, int], text: int, device: Any = "cpu"
+    ) -> Plan:
+        """The plan for rows that follow layouts `owners`, on a grid of image and `text` tokens."""
+        key = (tuple(owners), grid, text, str(device))
+        if key not in self._plans:
+            shape = (0, grid[0] * grid[1] + text, self._columns)
+            rows = [self._member(owner, grid, text)[None] for owner in owners]
+            strengths = torch.ones(len(owners), self._columns)
+            for row, owner in enumerate(owners):
+                for column, region in enumerate(self._layouts[owner].regions):
+                    strengths[row, column] = region.strength
+            member = torch.cat([torch.zeros(shape, dtype=torch.bool), *rows])
+            self._plans[key] = Plan(member.to(device), strengths.to(device), grid[0] * grid[1])
+        return self._plans[key]
+
+    def _member(self, owner: int, grid: tuple[int, int], text: int) -> Tensor:
+        key = (owner, grid, text)
+        if key not in self._members:
+            t5_length = text - self._pipe.tokenizer_max_length
+            self._members[key] = token_regions(
+                self._pipe, self._layouts[owner], self._rule, grid, t5_length, self._columns
+            )
+        return self._members[key]

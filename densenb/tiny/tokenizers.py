@@ -1,0 +1,92 @@
+"""Tokenizers of the miniature, of the same two kinds as Stable Diffusion 3.5's.
+
+CLIP's is a lower-casing byte-level BPE with an end-of-word mark; T5's a Unigram model with byte
+fallback. Both are trained on the world's captions, so that its words are single tokens, and both
+fall back to bytes, so that any text tokenises.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTokenizer, T5TokenizerFast
+
+from densenb.tiny import captions
+from densenb.tiny.world import sample_scenes
+
+CLIP_LENGTH = 40
+T5_LENGTH = 256
+_CLIP_WORDS = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+
+
+def corpus(size: int = 20_000) -> list[str]:
+    """Training captions, and every word of the captions' vocabulary often enough to be kept."""
+    rng, scenes = random.Random(0), sample_scenes(size, seed=7)
+    words = sorted(captions.vocabulary())
+    return [captions.varied(scenes, i, rng) for i in range(size)] + words * 60
+
+
+def train_clip(lines: list[str], pad_token: str, vocab_size: int = 1792) -> CLIPTokenizer:
+    """A CLIP tokenizer; SD 3.5's first pads with its end token, its second with '!'."""
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Lowercase()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(_CLIP_WORDS, "removed", invert=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 512, end_of_word_suffix="</w>", show_progress=False
+    )
+    bpe.train_from_iterator(lines, trainer)
+    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    # every byte, inside and at the end of a word, so that no text is out of vocabulary; '!' is id 0
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*symbols, *(s + "</w>" for s in symbols), *map("".join, merges)]
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+        rules = "\n".join(["#version: 0.2", *map(" ".join, merges), ""])
+        Path(folder, "merges.txt").write_text(rules, encoding="utf-8")
+        return CLIPTokenizer.from_pretrained(
+            folder, model_max_length=CLIP_LENGTH, pad_token=pad_token
+        )
+
+
+def train_t5(lines: list[str], subwords: int = 600, least: int = 50) -> T5TokenizerFast:
+    """A T5 tokenizer: no start token, `</s>` at the end, unknown text as bytes.
+
+    The Unigram trainer prunes common short words of so regular a corpus, so every word seen
+    `least` times is added to its pieces, scored by its log frequency as any Unigram piece is.
+    """
+    metaspace = {"replacement": "\u2581", "prepend_scheme": "always"}
+    words = pre_tokenizers.Sequence([
+        pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(**metaspace),
+    ])  # fmt: skip
+    unigram = Tokenizer(models.Unigram())
+    unigram.pre_tokenizer = words
+    trainer = trainers.UnigramTrainer(
+        vocab_size=subwords,
+        special_tokens=["<pad>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    unigram.train_from_iterator(lines, trainer)
+    pieces = {piece: score for piece, score in json.loads(unigram.to_str())["model"]["vocab"]}
+    counts = Counter(word for line in lines for word in re.findall(r"\w+", line))
+    whole = {"\u2581" + word: n for word, n in counts.items() if n >= least}
+    pieces.update({word: math.log(n / counts.total()) for word, n in whole.items()})
+    pieces.update({f"<0x{byte:02X}>": -20.0 for byte in range(256)})
+    full = Tokenizer(models.Unigram(list(pieces.items()), unk_id=2, byte_fallback=True))
+    full.pre_tokenizer = words
+    full.decoder = decoders.Sequence([
+        decoders.Metaspace(**metaspace), decoders.ByteFallback(), decoders.Fuse(),
+    ])  # fmt: skip
+    return T5TokenizerFast(tokenizer_object=full, extra_ids=0, model_max_length=T5_LENGTH)

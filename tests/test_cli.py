@@ -1,0 +1,294 @@
+"""The command line: what users type, what they get wrong, and what they are told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densenb import cli, demo, plots
+from densenb.layout import Layout, Region, box, ellipse
+from densenb.modulation import DenseConfig
+from densenb.tiny import vocabulary
+from densenb.tiny.oracle import Oracle
+from densenb.tiny.world import COLOURS, NOUNS
+
+LAYOUT = Layout(
+    "a blue cat and an orange umbrella in a rose garden",
+    [
+        Region("a blue cat", box(0.05, 0.35, 0.50, 0.95)),
+        Region("an orange umbrella", ellipse(0.72, 0.40, 0.22, 0.30)),
+    ],
+)
+
+
+@pytest.fixture(scope="session")
+def model(random_pipe, tmp_path_factory):
+    """The random pipeline in a folder, as `--model` takes it."""
+    folder = tmp_path_factory.mktemp("random-model")
+    random_pipe.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def layout_file(tmp_path):
+    path = tmp_path / "layout.json"
+    LAYOUT.to_json(path)
+    return str(path)
+
+
+@pytest.fixture
+def random_oracle(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr("densenb.evaluate.load_oracle", lambda device: Oracle().eval())
+
+
+def fails(capsys, *arguments) -> str:
+    """The one line that a failing command prints."""
+    try:
+        code = cli.main(list(arguments))
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    streams = capsys.readouterr()
+    assert code == 2 and streams.out == ""
+    assert streams.err.startswith("densenb: error: ") and streams.err.count("\n") == 1
+    return streams.err
+
+
+def test_generate_writes_each_seed_with_and_without_regions(model, layout_file, tmp_path, capsys):
+    out = tmp_path / "new" / "folder"
+    arguments = ["--layout", layout_file, "--out", str(out), "--seeds", "0,3", "--steps", "1"]
+    assert cli.main(["generate", *arguments, "--model", model]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "seed-0-regions.png", "seed-0.png", "seed-3-regions.png", "seed-3.png",
+    ]  # fmt: skip
+    assert Image.open(out / "seed-0.png").size == (256, 256)
+    assert str(out) in capsys.readouterr().out
+
+
+def test_preview_prints_tokens_and_draws_the_grid(model, layout_file, tmp_path, capsys):
+    picture = tmp_path / "preview.png"
+    arguments = ["--layout", layout_file, "--model", model, "--out", str(picture)]
+    assert cli.main(["preview", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert LAYOUT.text in printed and "a blue cat" in printed and "16 x 16" in printed
+    assert Image.open(picture).width > 400
+
+
+def test_evaluate_writes_rows_table_sheet_and_pictures(model, tmp_path, capsys, random_oracle):
+    out, sheet, pictures = tmp_path / "table.json", tmp_path / "sheet.png", tmp_path / "pictures"
+    arguments = ["--scenes", "3", "--methods", "stock, transferred", "--steps", "1"]
+    arguments += ["--batch-size", "2", "--device", "cpu", "--model", model, "--keep", "2"]
+    arguments += ["--out", str(out), "--sheet", str(sheet), "--pictures", str(pictures)]
+    assert cli.main(["evaluate", *arguments]) == 0
+    rows = json.loads(out.read_text())
+    methods = ["ground-truth", "token-grid ceiling", "stock", "transferred"]
+    assert [row["method"] for row in rows] == methods
+    printed = capsys.readouterr().out
+    assert all(method in printed for method in methods) and str(out) in printed
+    kept = sorted(str(path.relative_to(pictures)) for path in pictures.rglob("*.png"))
+    assert kept == [
+        f"{method}/scene-00{scene}.png"
+        for method in ("ground-truth", "stock", "transferred")
+        for scene in (0, 1)
+    ]
+    assert Image.open(sheet).size == (4 + 2 * 132, 4 + 3 * 148)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dem"], "invalid choice: 'dem'"),
+        (["generate", "--out", "x"], "--layout"),
+        (["generate", "--layout", "gone.json", "--out", "{tmp}/x"], "gone.json"),
+        (["generate", "--layout", "{layout}", "--out", "{layout}"], "layout.json"),
+        (["generate", "--layout", "{layout}", "--out", "{tmp}/x", "--seeds", "a"], "0,1,2"),
+        (["generate", "--layout", "{layout}", "--out", "{tmp}/x", "--model", "large"], "large"),
+        (
+            ["generate", "--layout", "{layout}", "--out", "{tmp}/x", "--method", "transfered"],
+            "did you mean 'transferred'",
+        ),
+        (["preview", "--layout", "{layout}", "--out", "{tmp}"], "is a folder"),
+        (["evaluate", "--methods", "stock,hardmask"], "did you mean 'hard-mask'"),
+        (["evaluate", "--suite", "tets"], "did you mean 'test'"),
+        (["evaluate", "--scenes", "0"], "at least 1"),
+        (["evaluate", "--steps", "2.5"], "at least 1"),
+        (["evaluate", "--out", "{tmp}"], "is a folder"),
+        (["evaluate", "--device", "gpu"], "cpu, cuda"),
+        (["evaluate", "--dtype", "float16"], "bfloat16"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, message, layout_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    filled = [part.format(tmp=tmp_path, layout=layout_file) for part in arguments]
+    assert message in fails(capsys, *filled)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colour": "red"}, 'unknown key "colour"'),
+        ({"caption": 3}, "caption"),
+        ({"regions": []}, "no regions"),
+        ({"regions": [{"phrase": "a cat", "bxo": [0, 0, 1, 1]}]}, "box"),
+    ],
+)
+def test_a_wrong_layout_file_ends_in_one_line(change, message, tmp_path, capsys):
+    path = tmp_path / "wrong.json"
+    path.write_text(json.dumps(LAYOUT.to_dict() | change))
+    assert message in fails(capsys, "preview", "--layout", str(path))
+
+
+def test_nothing_is_written_when_the_request_is_wrong(layout_file, tmp_path, capsys):
+    out = tmp_path / "x"
+    fails(capsys, "generate", "--layout", layout_file, "--out", str(out), "--method", "stok")
+    fails(capsys, "evaluate", "--methods", "stok", "--out", str(out / "table.json"))
+    assert not out.exists()
+
+
+def test_a_fresh_process_prints_that_one_line_only():
+    command = [sys.executable, "-m", "densenb.cli", "evaluate", "--methods", "stok"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 2 and run.stdout == ""
+    assert run.stderr.startswith("densenb: error: unknown method 'stok'")
+    assert run.stderr.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
+    def broken(*_, **__):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(demo, "run", broken)
+    with pytest.raises(KeyError):
+        cli.main(["demo", "--out", str(tmp_path)])
+
+
+def test_an_interruption_is_no_traceback(monkeypatch, tmp_path, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run", interrupted)
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_warnings_are_one_line_without_a_place_in_the_code(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(demo, "run", lambda *_, **__: warnings.warn("look out", stacklevel=1))
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == "densenb: warning: look out\n"
+
+
+def test_version_and_help(capsys):
+    for option in ("--version", "--help"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([option])
+        assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("densenb ")
+    assert all(command in printed for command in ("demo", "generate", "preview", "evaluate"))
+
+
+def test_the_miniature_warns_of_words_it_never_saw():
+    unknown = vocabulary.unknown_words("a red catt and a zeppelin in a rose garden, on the left")
+    assert list(unknown) == ["catt", "zeppelin"]
+    assert unknown["catt"][0] == "cat"
+    known = " ".join([*NOUNS, *COLOURS])
+    assert not vocabulary.unknown_words(known)
+
+
+# ------------------------------------------------------------------------------------------- demo
+@pytest.mark.parametrize("case", demo.CASES, ids=lambda case: case.name)
+def test_cases_can_be_scored_and_keep_their_captions(case):
+    assert len(case.objects) == len(case.layout.regions)
+    assert case.layout.text == case.layout.caption
+    for region, (noun, *colours) in zip(case.layout.regions, case.objects, strict=True):
+        assert noun in NOUNS and set(colours) <= set(COLOURS)
+        assert all(word in region.phrase for word in (noun, *colours))
+    assert not case.layout.token_masks(16, 16).sum(0).gt(1).any()  # regions do not overlap
+
+
+def test_the_prompts_of_the_first_report_are_in_the_demo():
+    captions = [case.layout.caption for case in demo.CASES]
+    assert captions[0] == "cat with red umbrella"
+    assert captions[1].startswith("A magnificent squid, shimmering in shades of deep indigo and")
+
+
+def test_demo_writes_figures_pictures_and_scores(random_pipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "tier", lambda pipe: _quick(random_pipe))
+    torch.manual_seed(0)
+    report = demo.run(
+        tmp_path, fast=True, pipe=random_pipe, oracle=Oracle().eval(), cases=demo.CASES[:2],
+        config=DenseConfig(window=1.0),
+    )  # fmt: skip
+    assert json.loads((tmp_path / "metrics.json").read_text()) == report
+    assert [(row["case"], row["run"]) for row in report["rows"]] == [
+        (case.name, run) for case in demo.CASES[:2] for run in ("stock", "dense")
+    ]
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")}
+    assert names == {
+        "overview.png", "1-cat-umbrella.png", "2-squid-rose-garden.png",
+        "pictures/cat-umbrella-stock-seed-0.png", "pictures/cat-umbrella-dense-seed-0.png",
+        "pictures/squid-rose-garden-stock-seed-0.png",
+        "pictures/squid-rose-garden-dense-seed-0.png",
+    }  # fmt: skip
+    stock, dense = (
+        Image.open(tmp_path / "pictures" / f"cat-umbrella-{run}-seed-0.png").tobytes()
+        for run in ("stock", "dense")
+    )
+    assert stock != dense
+    printed = capsys.readouterr().out
+    assert "squid-rose-garden" in printed and "metrics.json" in printed
+
+
+def _quick(pipe):
+    from dataclasses import replace
+
+    from densenb.pipelines import tier
+
+    return replace(tier(pipe), steps=1, t5_length=64)
+
+
+def test_demo_draws_what_generate_draws(random_pipe, tmp_path, monkeypatch):
+    from densenb.pipelines import generate
+
+    monkeypatch.setattr(demo, "tier", lambda pipe: _quick(random_pipe))
+    case = demo.CASES[0]
+    demo.run(tmp_path, True, pipe=random_pipe, oracle=Oracle().eval(), cases=[case])
+    (image,) = generate(random_pipe, case.layout, seeds=[0], steps=1)
+    ours = Image.open(tmp_path / "pictures" / "cat-umbrella-dense-seed-0.png")
+    assert ours.tobytes() == image.tobytes()
+
+
+# ------------------------------------------------------------------------------------------ plots
+def test_overlay_draws_outlines_in_the_palette_and_spares_the_rest():
+    picture = torch.full((3, 64, 64), 0.5)
+    masks = LAYOUT.pixel_masks(64, 64)
+    drawn = plots.overlay(picture, masks)
+    pixels = torch.from_numpy(np.asarray(drawn).copy())
+    cat = (masks[0] >= 0.5).nonzero()
+    corner = pixels[cat[0, 0], cat[0, 1]].tolist()
+    assert corner == [0xE6, 0x9F, 0x00]  # the first colour of the palette
+    assert (pixels[(masks >= 0.5).sum(0) == 0] == 128).all()
+    assert pixels[42, 18].tolist() == [128, 128, 128]  # inside, without a fill
+    filled = plots.overlay(picture, masks, fill=0.5)
+    assert filled.getpixel((18, 42)) != (128, 128, 128)
+
+
+def test_overlay_refuses_masks_of_another_size():
+    with pytest.raises(ValueError, match="pixel_masks"):
+        plots.overlay(torch.zeros(3, 64, 64), LAYOUT.pixel_masks(32, 32))
+
+
+def test_before_after_has_a_row_a_seed_and_names_what_it_shows(tmp_path):
+    pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    figure = plots.before_after(pictures, pictures, LAYOUT, "a title", "model, 28 steps")
+    assert len(figure.axes) == 6
+    assert [axis.get_title() for axis in figure.axes[:3]] == ["layout", "stock", "dense"]
+    figure.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
