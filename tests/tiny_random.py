@@ -1,16 +1,13 @@
 """A random `StableDiffusion3Pipeline` of stock classes, small enough for unit tests.
 
-Nothing is downloaded: both tokenizers are built here from the words of a few sentences (not
-trained, for the trainers of `tokenizers` break ties at random), and every weight is drawn from a
-seed. Pictures are noise; token order, processors and batch layout are those of SD 3.5-medium.
+Nothing is downloaded: both tokenizers are built from the words of a few sentences (not trained, for
+the trainers of `tokenizers` break ties at random), and every weight is drawn from a seed. Pictures
+are noise; token order, processors and batch layout are those of SD 3.5-medium.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import tempfile
-from pathlib import Path
 
 import torch
 from diffusers import (
@@ -19,7 +16,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import pre_tokenizers
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
@@ -29,7 +26,9 @@ from transformers import (
     T5TokenizerFast,
 )
 
-CLIP_LENGTH = 40  # tokens, BOS and EOS included; SD 3.5 has 77
+from densenb.tiny import tokenizers
+from densenb.tiny.tokenizers import CLIP_LENGTH
+
 SENTENCES = [
     "a blue cat and an orange umbrella in a rose garden.",
     "a red squid and the green castle on the beach, at night",
@@ -42,7 +41,7 @@ WORDS = list(dict.fromkeys(re.findall(r"\w+", " ".join(SENTENCES))))
 
 
 def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
-    """CLIP's byte-level BPE with `</w>`, loaded from its two usual files."""
+    """CLIP's byte-level BPE with `</w>`; merges build each word from its first letter on."""
     merges: dict[tuple[str, str], None] = {}
     for word in WORDS:
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -51,19 +50,7 @@ def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
             letter += "</w>" if i == len(letters) - 1 else ""
             merges[start, letter] = None
             start += letter
-    # Every byte, inside and at the end of a word, as in CLIP: nothing is unknown. "!" gets id 0.
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pieces = [*letters, *(letter + "</w>" for letter in letters), *map("".join, merges)]
-    pieces += ["<|startoftext|>", "<|endoftext|>"]
-    with tempfile.TemporaryDirectory() as folder:
-        vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
-        Path(folder, "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-        lines = ["#version: 0.2", *map(" ".join, merges), ""]
-        Path(folder, "merges.txt").write_text("\n".join(lines), encoding="utf-8")
-        Path(folder, "tokenizer_config.json").write_text('{"tokenizer_class": "CLIPTokenizer"}')
-        return CLIPTokenizer.from_pretrained(
-            folder, model_max_length=CLIP_LENGTH, pad_token=pad_token
-        )
+    return tokenizers.clip_tokenizer(merges, pad_token)
 
 
 def t5_tokenizer() -> T5TokenizerFast:
@@ -71,16 +58,7 @@ def t5_tokenizer() -> T5TokenizerFast:
     scores = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0, "▁": -3.0}
     scores |= {f"▁{word}": -6.0 for word in WORDS if len(word) < 8}  # longer words are cut up
     scores |= {letter: -8.0 for letter in sorted(set("".join(SENTENCES)) - {" "})}
-    scores |= {f"<0x{byte:02X}>": -20.0 for byte in range(256)}
-    metaspace = {"replacement": "▁", "prepend_scheme": "always"}
-    unigram = Tokenizer(models.Unigram(list(scores.items()), unk_id=2, byte_fallback=True))
-    unigram.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(**metaspace)]
-    )
-    unigram.decoder = decoders.Sequence(
-        [decoders.Metaspace(**metaspace), decoders.ByteFallback(), decoders.Fuse()]
-    )
-    return T5TokenizerFast(tokenizer_object=unigram, extra_ids=0)
+    return tokenizers.t5_tokenizer(scores)
 
 
 def text_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWithProjection:

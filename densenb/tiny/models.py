@@ -6,6 +6,7 @@ Sizes are chosen so that everything bundled fits in 36 MB of fp16: 6 blocks of w
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -160,7 +161,11 @@ def assemble(
 
 
 def save(pipe: StableDiffusion3Pipeline, folder: str | Path) -> None:
-    """Write a copy in half precision, in files of under 16 MB that any git host takes."""
+    """Write a copy in half precision, in files of under 16 MB that any git host takes.
+
+    The configurations say float32, so that stock `from_pretrained` computes in it: transformers
+    would otherwise load the text encoders in half precision beside a float32 transformer.
+    """
     half = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
     before = {name: next(part.parameters()).dtype for name, part in half.items()}
     for part in half.values():
@@ -168,3 +173,7 @@ def save(pipe: StableDiffusion3Pipeline, folder: str | Path) -> None:
     pipe.save_pretrained(folder, max_shard_size="15MB")
     for name, part in half.items():
         part.to(before[name])
+    for path in Path(folder).glob("text_encoder*/config.json"):
+        config = json.loads(path.read_text())
+        key = "dtype" if "dtype" in config else "torch_dtype"
+        path.write_text(json.dumps(config | {key: "float32"}, indent=2) + "\n")

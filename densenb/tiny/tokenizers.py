@@ -13,6 +13,7 @@ import random
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -24,6 +25,7 @@ from densenb.tiny.world import sample_scenes
 CLIP_LENGTH = 40
 T5_LENGTH = 256
 _CLIP_WORDS = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+_METASPACE = {"replacement": "\u2581", "prepend_scheme": "always"}
 
 
 def corpus(size: int = 20_000) -> list[str]:
@@ -45,7 +47,12 @@ def train_clip(lines: list[str], pad_token: str, vocab_size: int = 1792) -> CLIP
         vocab_size=vocab_size - 512, end_of_word_suffix="</w>", show_progress=False
     )
     bpe.train_from_iterator(lines, trainer)
-    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    return clip_tokenizer(json.loads(bpe.to_str())["model"]["merges"], pad_token)
+
+
+def clip_tokenizer(merges: Iterable[Sequence[str]], pad_token: str) -> CLIPTokenizer:
+    """The tokenizer of given merges, best first, loaded from CLIP's two usual files."""
+    merges = [tuple(pair) for pair in merges]
     # every byte, inside and at the end of a word, so that no text is out of vocabulary; '!' is id 0
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [*symbols, *(s + "</w>" for s in symbols), *map("".join, merges)]
@@ -66,12 +73,8 @@ def train_t5(lines: list[str], subwords: int = 600, least: int = 50) -> T5Tokeni
     The Unigram trainer prunes common short words of so regular a corpus, so every word seen
     `least` times is added to its pieces, scored by its log frequency as any Unigram piece is.
     """
-    metaspace = {"replacement": "\u2581", "prepend_scheme": "always"}
-    words = pre_tokenizers.Sequence([
-        pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(**metaspace),
-    ])  # fmt: skip
     unigram = Tokenizer(models.Unigram())
-    unigram.pre_tokenizer = words
+    unigram.pre_tokenizer = _t5_words()
     trainer = trainers.UnigramTrainer(
         vocab_size=subwords,
         special_tokens=["<pad>", "</s>", "<unk>"],
@@ -83,10 +86,21 @@ def train_t5(lines: list[str], subwords: int = 600, least: int = 50) -> T5Tokeni
     counts = Counter(word for line in lines for word in re.findall(r"\w+", line))
     whole = {"\u2581" + word: n for word, n in counts.items() if n >= least}
     pieces.update({word: math.log(n / counts.total()) for word, n in whole.items()})
-    pieces.update({f"<0x{byte:02X}>": -20.0 for byte in range(256)})
-    full = Tokenizer(models.Unigram(list(pieces.items()), unk_id=2, byte_fallback=True))
-    full.pre_tokenizer = words
-    full.decoder = decoders.Sequence([
-        decoders.Metaspace(**metaspace), decoders.ByteFallback(), decoders.Fuse(),
+    return t5_tokenizer(pieces)
+
+
+def _t5_words() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Sequence([
+        pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(**_METASPACE),
     ])  # fmt: skip
-    return T5TokenizerFast(tokenizer_object=full, extra_ids=0, model_max_length=T5_LENGTH)
+
+
+def t5_tokenizer(scores: dict[str, float]) -> T5TokenizerFast:
+    """The tokenizer of given pieces (`<pad>`, `</s>` and `<unk>` first) and of all bytes."""
+    scores = scores | {f"<0x{byte:02X}>": -20.0 for byte in range(256)}
+    unigram = Tokenizer(models.Unigram(list(scores.items()), unk_id=2, byte_fallback=True))
+    unigram.pre_tokenizer = _t5_words()
+    unigram.decoder = decoders.Sequence([
+        decoders.Metaspace(**_METASPACE), decoders.ByteFallback(), decoders.Fuse(),
+    ])  # fmt: skip
+    return T5TokenizerFast(tokenizer_object=unigram, extra_ids=0, model_max_length=T5_LENGTH)

@@ -396,6 +396,8 @@ def train_flow(args, accelerator: Accelerator) -> None:
     schedule = Schedule(args.steps, args.rate or 1.2e-3, args.warmup, args.decay, args.minutes)
     state = args.out / "flow.state"
     loop = Loop("flow", accelerator, flow, batch, schedule, state, args.seed, ema=args.ema)
+    if device.type == "cuda":  # many small kernels: a third of a step when run one by one
+        flow.encode = torch.compile(flow.encode, dynamic=False)
 
     def export(folder: Path) -> None:
         if accelerator.is_main_process:

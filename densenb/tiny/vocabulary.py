@@ -20,8 +20,9 @@ def unknown_words(text: str) -> dict[str, list[str]]:
     "a red zeppelin and a catt" -> {"zeppelin": [], "catt": ["cat", ...]}
     """
     read = sorted(vocabulary())
+    words = re.findall(r"[^\W_]+", re.sub(r"['’]s\b", "", text.lower()))
     return {
         word: difflib.get_close_matches(word, read, n=3, cutoff=0.65)
-        for word in dict.fromkeys(re.findall(r"[a-z0-9]+", text.lower()))
+        for word in dict.fromkeys(words)
         if word not in FUNCTION_WORDS and word not in read
     }
