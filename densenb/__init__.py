@@ -10,13 +10,21 @@
     images = dnb.generate(pipe, layout, seeds=range(4))
 """
 
-from densenb.attention import dense_attention
-from densenb.baselines import HardMask
-from densenb.layout import Layout, Region, regions_from_label_map
-from densenb.masks import box, ellipse, mask_from_array, mask_from_png, polygon
-from densenb.modulation import DenseConfig
-from densenb.pipelines import generate, generators, load, tier
-from densenb.preview import preview
+from transformers.utils import logging as _logging
+
+# transformers says at length that it has no torchvision for image processors nobody uses here
+_verbosity = _logging.get_verbosity()
+_logging.set_verbosity_error()
+
+from densenb.attention import dense_attention  # noqa: E402
+from densenb.baselines import HardMask  # noqa: E402
+from densenb.layout import Layout, Region, regions_from_label_map  # noqa: E402
+from densenb.masks import box, ellipse, mask_from_array, mask_from_png, polygon  # noqa: E402
+from densenb.modulation import DenseConfig  # noqa: E402
+from densenb.pipelines import generate, generators, load, tier  # noqa: E402
+from densenb.preview import preview  # noqa: E402
+
+_logging.set_verbosity(_verbosity)
 
 __all__ = [
     "DenseConfig", "HardMask", "Layout", "Region", "box", "dense_attention", "ellipse", "generate",

@@ -45,6 +45,13 @@ class Tier:
     guidance: float
     t5_length: int
 
+    def stamp(self, seeds: Iterable[int]) -> str:
+        """One line for the foot of a figure: model, size, steps, guidance and seeds."""
+        return (
+            f"{self.label} · {self.width} x {self.height} · {self.steps} steps · guidance "
+            f"{self.guidance:g} · seeds {', '.join(map(str, seeds))}"
+        )
+
 
 TINY = Tier(
     name="tiny",

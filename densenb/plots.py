@@ -86,7 +86,7 @@ def before_after(
         footer: what made the pictures: model, size, steps, seeds, settings.
     """
     rows = len(stock)
-    figure = Figure(figsize=(9, 3 * rows + 0.9), layout="constrained")
+    figure = Figure(figsize=(8, 2.7 * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False)
     width, height = stock[0].size
     masks = layout.pixel_masks(height, width)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from densenb import cli, demo, plots
+from densenb.evaluate import named_object
 from densenb.layout import Layout, Region, box, ellipse
 from densenb.modulation import DenseConfig
 from densenb.tiny import vocabulary
@@ -205,11 +206,9 @@ def test_the_miniature_warns_of_words_it_never_saw():
 # ------------------------------------------------------------------------------------------- demo
 @pytest.mark.parametrize("case", demo.CASES, ids=lambda case: case.name)
 def test_cases_can_be_scored_and_keep_their_captions(case):
-    assert len(case.objects) == len(case.layout.regions)
     assert case.layout.text == case.layout.caption
-    for region, (noun, *colours) in zip(case.layout.regions, case.objects, strict=True):
-        assert noun in NOUNS and set(colours) <= set(COLOURS)
-        assert all(word in region.phrase for word in (noun, *colours))
+    for region in case.layout.regions:
+        assert named_object(region.phrase)[0] >= 0
     assert not case.layout.token_masks(16, 16).sum(0).gt(1).any()  # regions do not overlap
 
 

@@ -254,3 +254,12 @@ def sanitized(text: str) -> str:
     for pattern, replacement in get_sanitize_patterns(SANITIZE.read_text(encoding="utf-8")):
         text = re.sub(pattern, replacement, text)
     return text
+
+
+def test_sync_writes_the_address_into_the_readme():
+    project = tool.Project("someone/fork", "next")
+    text = (tool.ROOT / "README.md").read_text(encoding="utf-8")
+    synced = tool.sync_readme(text, project)
+    assert "github/someone/fork/blob/next/notebooks/00_start_here.ipynb" in synced
+    assert "git+https://github.com/someone/fork@next" in synced
+    assert tool.sync_readme(synced, tool.Project.read()) == text

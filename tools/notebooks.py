@@ -1,6 +1,7 @@
 """Keep the notebooks alike and clean.
 
-    python tools/notebooks.py sync     write the badge and the setup cell into every notebook
+    python tools/notebooks.py sync     write the badge and the setup cell into every notebook, and
+                                       the address of the repository into the README
     python tools/notebooks.py clean    drop what an execution leaves behind: widget state, timings
     python tools/notebooks.py check    say what breaks the conventions; exit 1 if anything does
 
@@ -47,6 +48,7 @@ import sys
 if "google.colab" in sys.modules:
     %pip install -q "densenb @ git+https://github.com/{repository}@{branch}"
 
+%matplotlib inline
 import densenb as dnb
 
 MODEL = "tiny"  # the bundled miniature of SD 3.5: any CPU, offline
@@ -105,6 +107,14 @@ def sync(notebook: NotebookNode, name: str, project: Project) -> None:
     setups[0].source = project.setup()
 
 
+def sync_readme(text: str, project: Project) -> str:
+    """The README with the repository's address in its Colab badges and its pip line."""
+    colab = f"research.google.com/github/{project.repository}/blob/{project.branch}/"
+    text = re.sub(r"research\.google\.com/github/[\w.-]+/[\w.-]+/blob/[\w.-]+/", colab, text)
+    pip = f"git+https://github.com/{project.repository}@{project.branch}"
+    return re.sub(r"git\+https://github\.com/[\w.-]+/[\w.-]+@[\w.-]+", pip, text)
+
+
 # ---------------------------------------------------------------- clean
 
 
@@ -121,11 +131,12 @@ def clean(notebook: NotebookNode) -> None:
 
 
 def keep_output(output: NotebookNode) -> bool:
-    """Drop the view of a widget, whose state is not stored, and say whether anything is left."""
-    if "data" not in output:
-        return True
-    output.data.pop(WIDGET_VIEW, None)
-    return bool(output.data)
+    """Whether to keep an output: the view of a widget, whose state is not stored, goes. So does the
+    JPEG that IPython puts beside the PNG of every picture."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        data.pop("image/jpeg", None)
+    return WIDGET_VIEW not in data
 
 
 # ---------------------------------------------------------------- check
@@ -217,6 +228,9 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             clean(notebook)
         nbformat.write(notebook, path)
+    if options.command == "sync":
+        readme = ROOT / "README.md"
+        readme.write_text(sync_readme(readme.read_text(encoding="utf-8"), project), encoding="utf-8")
     print(f"{options.command}: {len(paths)} notebooks, {broken} problems")
     return 1 if broken else 0
 

@@ -34,7 +34,7 @@ class Schedule:
     def scale(self, step: int) -> float:
         left = self.steps - step
         tail = max(self.decay * self.steps, 1.0)
-        return min(1.0, (step + 1) / self.warmup, left / tail if self.decay else 1.0)
+        return min(1.0, (step + 1) / max(self.warmup, 1), left / tail if self.decay else 1.0)
 
 
 def step_generator(device: torch.device, seed: int, rank: int, step: int) -> torch.Generator:
@@ -140,7 +140,8 @@ class Loop:
                 if warm:
                     self._fit_steps(started, warm)
                 warm = (self.step, time.monotonic())
-            if self.step % log_every == 0 or self.step == end:
+            due = time.monotonic() - saved > SAVE_EVERY
+            if due or self.step % log_every == 0 or self.step == end:
                 mean = torch.stack(losses).mean().item()
                 if not torch.isfinite(torch.tensor(mean)):
                     raise FloatingPointError(f"{self.name}: loss is {mean} at step {self.step}")
@@ -153,7 +154,7 @@ class Loop:
                     f"{_clock((end - self.step) / rate)} to go",
                     flush=True,
                 )
-            if time.monotonic() - saved > SAVE_EVERY:
+            if due:  # the loss was just found finite
                 self.save()
                 saved = time.monotonic()
         self.save()

@@ -1,8 +1,8 @@
 """Tokenizers of the miniature, of the same two kinds as Stable Diffusion 3.5's.
 
-CLIP's is a lower-casing byte-level BPE with an end-of-word mark; T5's a Unigram model with byte
-fallback. Both are trained on the world's captions, so that its words are single tokens, and both
-fall back to bytes, so that any text tokenises.
+CLIP's is a lower-casing byte-level BPE with an end-of-word mark; T5's a Unigram model. Both are
+trained on the world's captions, so that its words are single tokens, and both fall back to bytes or
+to letters, so that any English text tokenises.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def clip_tokenizer(merges: Iterable[Sequence[str]], pad_token: str) -> CLIPToken
 
 
 def train_t5(lines: list[str], subwords: int = 600, least: int = 50) -> T5TokenizerFast:
-    """A T5 tokenizer: no start token, `</s>` at the end, unknown text as bytes.
+    """A T5 tokenizer: no start token, `</s>` at the end.
 
     The Unigram trainer prunes common short words of so regular a corpus, so every word seen
     `least` times is added to its pieces, scored by its log frequency as any Unigram piece is.
@@ -96,11 +96,14 @@ def _t5_words() -> pre_tokenizers.PreTokenizer:
 
 
 def t5_tokenizer(scores: dict[str, float]) -> T5TokenizerFast:
-    """The tokenizer of given pieces (`<pad>`, `</s>` and `<unk>` first) and of all bytes."""
-    scores = scores | {f"<0x{byte:02X}>": -20.0 for byte in range(256)}
-    unigram = Tokenizer(models.Unigram(list(scores.items()), unk_id=2, byte_fallback=True))
+    """The tokenizer of given pieces (`<pad>`, `</s>` and `<unk>` first) and of 256 characters.
+
+    Any text in a Latin script tokenises; other characters are `<unk>`, as in T5. No byte fallback:
+    transformers 5 rebuilds a saved T5 tokenizer without it.
+    """
+    letters = [c for c in map(chr, range(0x21, 0x250)) if c.isprintable() and c not in scores]
+    scores = scores | dict.fromkeys(letters[:256], -20.0)
+    unigram = Tokenizer(models.Unigram(list(scores.items()), unk_id=2))
     unigram.pre_tokenizer = _t5_words()
-    unigram.decoder = decoders.Sequence([
-        decoders.Metaspace(**_METASPACE), decoders.ByteFallback(), decoders.Fuse(),
-    ])  # fmt: skip
+    unigram.decoder = decoders.Metaspace(**_METASPACE)
     return T5TokenizerFast(tokenizer_object=unigram, extra_ids=0, model_max_length=T5_LENGTH)

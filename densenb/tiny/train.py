@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import functools
 import json
 import random
 import time
@@ -24,13 +23,16 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import CLIPTokenizer, T5TokenizerFast
 
 from densenb.tiny import captions, models, tokenizers
 from densenb.tiny.loop import Loop, Schedule
 from densenb.tiny.oracle import GRID, Oracle
 from densenb.tiny.world import World, sample_scenes
 
+Tokenizers = tuple[CLIPTokenizer, CLIPTokenizer, T5TokenizerFast]
 LONG_EVERY = 8  # one batch in eight pads T5 to 256 tokens, one in eight is not square
+SHORT_T5 = 44  # tokens in most batches; the longest caption has fewer
 NARROW = (192, 320)  # height, width of non-square pictures: 240 image tokens, either way round
 
 
@@ -141,7 +143,7 @@ def train_autoencoder(args, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         _calibrate(vae, pool)
         vae.half().save_pretrained(args.out / "vae")
-        print(f"autoencoder: held-out PSNR {psnr(vae.float(), device, 64 if args.toy else 512):.2f} dB")
+        print(f"autoencoder: held-out PSNR {psnr(vae.float(), device, 8 if args.toy else 512):.2f} dB")
 
 
 @torch.no_grad()
@@ -237,7 +239,7 @@ def train_oracle(args, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         weights = {name: w.half().contiguous() for name, w in oracle.state_dict().items()}
         save_file(weights, args.out / "oracle.safetensors")
-        print(f"oracle: {json.dumps(judge_oracle(oracle, device, 64 if args.toy else 1024))}")
+        print(f"oracle: {json.dumps(judge_oracle(oracle, device, 8 if args.toy else 1024))}")
 
 
 def judge_oracle(oracle: Oracle, device, count: int = 1024) -> dict[str, float]:
@@ -259,29 +261,35 @@ def judge_oracle(oracle: Oracle, device, count: int = 1024) -> dict[str, float]:
                     colour = labels.colour[row][mask & seen].mode().values
                     hits.append(float(colour == part.colour[row, slot] + 2))
     return {
-        "mIoU": round(100 * sum(overlaps) / len(overlaps), 1),
-        "colour": round(100 * sum(hits) / len(hits), 1),
+        "mIoU": round(100 * sum(overlaps) / max(len(overlaps), 1), 1),
+        "colour": round(100 * sum(hits) / max(len(hits), 1), 1),
     }
 
 
 # --- text encoders and transformer ------------------------------------------------------------
 
 
-@functools.cache
-def load_tokenizers():
-    """The three tokenizers; training them takes seconds and always gives the same ones."""
-    lines = tokenizers.corpus()
-    return (
-        tokenizers.train_clip(lines, "<|endoftext|>"),
-        tokenizers.train_clip(lines, "!"),
-        tokenizers.train_t5(lines),
-    )
+def load_tokenizers(folder: Path) -> Tokenizers:
+    """The three tokenizers in `folder`: trained when it is first asked for, then read back, because
+    the trainers break ties at random."""
+    names = ("tokenizer", "tokenizer_2", "tokenizer_3")
+    if not (folder / names[-1]).exists():
+        lines = tokenizers.corpus()
+        made = (
+            tokenizers.train_clip(lines, "<|endoftext|>"),
+            tokenizers.train_clip(lines, "!"),
+            tokenizers.train_t5(lines),
+        )
+        for name, tokenizer in zip(names, made):
+            tokenizer.save_pretrained(folder / name)
+    kinds = (CLIPTokenizer, CLIPTokenizer, T5TokenizerFast)
+    return tuple(kind.from_pretrained(folder / name) for kind, name in zip(kinds, names))
 
 
-def _tokens(seed: int, count: int, kinds: int) -> tuple:
+def _tokens(words: Tokenizers, seed: int, count: int, kinds: int) -> tuple:
     """Scenes of one seed with `kinds` captions each: (scenes, CLIP ids `[count, kinds, 40]`, T5 ids
     `[count, kinds, 44]`). One caption in ten is empty, for guidance."""
-    clip, _, t5 = load_tokenizers()
+    clip, _, t5 = words
     scenes, rng = sample_scenes(count, seed=seed), random.Random(seed)
     texts = [
         "" if rng.random() < 0.1 else captions.varied(scenes, i, rng)
@@ -294,13 +302,12 @@ def _tokens(seed: int, count: int, kinds: int) -> tuple:
     return scenes, one.short().view(count, kinds, -1), three.short().view(count, kinds, -1)
 
 
-SHORT_T5 = 44
-
-
 class Latents:
     """Scaled latents of many scenes with their token ids, on the device, ready to be drawn."""
 
-    def __init__(self, size, vae, device, seed, kinds=3, height=256, width=256, chunk=256):
+    def __init__(
+        self, size, vae, words, device, seed, kinds=3, height=256, width=256, chunk=256
+    ):
         world, self.kinds = World(device), kinds
         self.latents = torch.empty(size, 16, height // 8, width // 8, dtype=torch.half, device=device)
         self.clip, self.t5 = [], []
@@ -308,9 +315,8 @@ class Latents:
         seeds = [10_000 * seed + i for i in range(-(-size // block))]
         # one thread writes captions while this one draws and encodes
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            for scenes, clip, t5 in pool.map(
-                _tokens, seeds, [block] * len(seeds), [kinds] * len(seeds)
-            ):
+            drawn = pool.map(lambda one: _tokens(words, one, block, kinds), seeds)
+            for scenes, clip, t5 in drawn:
                 count = min(block, size - done)
                 self.clip.append(clip[:count].to(device))
                 self.t5.append(t5[:count].to(device))
@@ -360,17 +366,16 @@ def build_flow(args, first, second, third) -> models.Flow:
 def train_flow(args, accelerator: Accelerator) -> None:
     torch.manual_seed(args.seed + 2)
     device = accelerator.device
-    if args.init:
-        pipe = StableDiffusion3Pipeline.from_pretrained(args.init)
-        first, second, third, vae = pipe.tokenizer, pipe.tokenizer_2, pipe.tokenizer_3, pipe.vae
-        vae = vae.float().eval().requires_grad_(False).to(device)
-    else:
-        (first, second, third), vae = load_tokenizers(), load_vae(args.out, device)
+    # one process trains the tokenizers, the others read what it saved
+    source = args.init or args.out
+    with accelerator.main_process_first():
+        words = first, second, third = load_tokenizers(source)
+    vae = load_vae(source, device)
     flow = build_flow(args, first, second, third)
     seed = 10 * (args.seed + args.data_seed) + 1 + accelerator.process_index
-    square = Latents(args.pool, vae, device, 3 * seed)
+    square = Latents(args.pool, vae, words, device, 3 * seed)
     narrow = [
-        Latents(max(args.pool // 12, 64), vae, device, 3 * seed + 1 + i, height=h, width=w)
+        Latents(max(args.pool // 12, 4), vae, words, device, 3 * seed + 1 + i, height=h, width=w)
         for i, (h, w) in enumerate((NARROW, NARROW[::-1]))
     ]
     pad, other = first.pad_token_id, second.pad_token_id
@@ -396,15 +401,15 @@ def train_flow(args, accelerator: Accelerator) -> None:
     schedule = Schedule(args.steps, args.rate or 1.2e-3, args.warmup, args.decay, args.minutes)
     state = args.out / "flow.state"
     loop = Loop("flow", accelerator, flow, batch, schedule, state, args.seed, ema=args.ema)
-    if device.type == "cuda":  # many small kernels: a third of a step when run one by one
-        flow.encode = torch.compile(flow.encode, dynamic=False)
 
     def export(folder: Path) -> None:
         if accelerator.is_main_process:
-            models.save(models.assemble(loop.ema.eval(), vae, (first, second, third)), folder)
+            models.save(models.assemble(loop.ema.eval(), vae, words), folder)
             print(f"flow: step {loop.step}, averaged weights in {folder}", flush=True)
 
     for share in sorted(args.snapshots):
+        if loop.step > round(share * loop.schedule.steps):
+            continue  # a resumed run is past this point, and has kept it
         loop.run(until=share, log_every=args.log_every)
         export(args.out / f"model-{round(100 * share)}")
     loop.run(log_every=args.log_every)
@@ -447,7 +452,7 @@ def main(argv: list[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     given = {name: getattr(args, name) for name in ("steps", "batch", "pool")}
     for stage in STAGES if args.stage == "all" else [args.stage]:
-        usual = (4, 4, 64) if args.toy else DEFAULTS[stage]
+        usual = (4, 2, 8) if args.toy else DEFAULTS[stage]
         for (name, value), default in zip(given.items(), usual):
             setattr(args, name, default if value is None else value)
         if args.toy:
