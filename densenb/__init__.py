@@ -1,4 +1,5 @@
-"""DenseDiffusion for Stable Diffusion 3.5: paint regions, bind a phrase to each, and a frozen model follows.
+"""DenseDiffusion for Stable Diffusion 3.5: paint regions, bind a phrase to each; the frozen model
+follows.
 
     import densenb as dnb
 

@@ -15,15 +15,19 @@ from tqdm.auto import tqdm
 
 from densenb import metrics, plots
 from densenb.evaluate import (
-    aligned, best_device, draw, latent_shape, plain, score_layout, settings_of,
+    aligned,
+    best_device,
+    draw,
+    latent_shape,
+    plain,
+    score_layout,
+    settings_of,
 )  # fmt: skip
 from densenb.layout import Layout, Region, box, ellipse
 from densenb.modulation import DenseConfig, Rule
 from densenb.pipelines import generators, load, tier
 from densenb.tiny.oracle import load_oracle
 
-DENSE = DenseConfig()
-"""How the demo steers: the best setting known for the miniature."""
 SEEDS = (0, 1)
 COLUMNS = ("presence", "in_mask", "mIoU", "colour_binding", "leakage")
 
@@ -104,7 +108,7 @@ def run(
     pipe: Any = None,
     oracle: Any = None,
     cases: Sequence[Case] = CASES,
-    config: Rule = DENSE,
+    config: Rule | None = None,
 ) -> dict[str, Any]:
     """Draw every case without and with its layout, score both, and write it all under `out`.
 
@@ -115,7 +119,8 @@ def run(
         out: the folder, created when missing.
         fast: one seed a case instead of two.
         pipe, oracle: by default the bundled ones.
-        cases, config: what is drawn, and how it is steered.
+        cases, config: what is drawn, and how it is steered: by default with the best setting
+            measured for the miniature.
 
     Returns:
         What `metrics.json` holds: settings, one row for each case and run, and the means.
@@ -125,6 +130,7 @@ def run(
     (out / "pictures").mkdir(parents=True, exist_ok=True)
     pipe = load(device=best_device()) if pipe is None else pipe
     oracle = load_oracle(str(pipe.device)) if oracle is None else oracle
+    config = DenseConfig.tuned(pipe) if config is None else config
     this, seeds = tier(pipe), SEEDS[:1] if fast else SEEDS
     footer = f"{this.stamp(seeds)} from the top"
     rows, scores = [], {"stock": [], "dense": []}

@@ -36,6 +36,7 @@ METHODS: dict[str, Callable[[Any], Rule | None]] = {
     "stock": lambda pipe: None,
     "transferred": lambda pipe: DenseConfig(),
     "published": lambda pipe: DenseConfig.published(),
+    "tuned": DenseConfig.tuned,
     "hard-mask": lambda pipe: HardMask(),
     "image-text-only": lambda pipe: DenseConfig(image_image=0.0),
     "image-image-only": lambda pipe: DenseConfig(image_text=0.0),

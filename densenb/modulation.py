@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -227,6 +228,22 @@ class DenseConfig(Rule):
             phrase_match="first",
             encode_phrases_alone=True,
         )
+
+    @classmethod
+    def tuned(cls, pipe: Any) -> DenseConfig:
+        """The best setting measured for the pipeline's model, on `tune` scenes.
+
+        Raises ValueError for a model that nobody has measured: so far only the miniature is.
+        """
+        from densenb.pipelines import tier
+
+        this = tier(pipe)
+        if this.tuned is None:
+            raise ValueError(
+                f"no setting has been measured for {this.label}: use DenseConfig(), the paper's "
+                "strengths, or choose your own with `densenb evaluate --suite tune`."
+            )
+        return cls(**this.tuned)
 
     @property
     def quadrants(self) -> dict[tuple[str, str], float]:

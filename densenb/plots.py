@@ -86,7 +86,7 @@ def before_after(
         footer: what made the pictures: model, size, steps, seeds, settings.
     """
     rows = len(stock)
-    figure = Figure(figsize=(8, 2.7 * rows + 0.9), layout="constrained")
+    figure = Figure(figsize=(6.4, 2.15 * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False)
     width, height = stock[0].size
     masks = layout.pixel_masks(height, width)
@@ -115,7 +115,7 @@ def name_regions(axis: Axes, layout: Layout, masks: Tensor) -> None:
     for region, mask in zip(layout.regions, masks >= 0.5, strict=True):
         if mask.any():
             centre = x[mask].float().mean().item(), y[mask].float().mean().item()
-            axis.text(*centre, _wrapped(region.phrase), ha="center", va="center", fontsize=8)
+            axis.text(*centre, _wrapped(region.phrase), ha="center", va="center", fontsize=7)
     if layout.background is not None:
         place = width / 2, height * 0.98
         axis.text(*place, _wrapped(layout.background, 36), ha="center", va="bottom", fontsize=7)

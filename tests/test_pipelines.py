@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -177,3 +179,12 @@ def test_generate_checks_before_it_samples(random_pipe, changes, message):
             generate(random_pipe, **{"layout": LAYOUT, "seeds": 1} | SMALL | changes)
     finally:
         hook.remove()
+
+
+def test_tuned_settings_belong_to_a_measured_model(random_pipe, monkeypatch):
+    with pytest.raises(ValueError, match="no setting has been measured"):
+        DenseConfig.tuned(random_pipe)
+    measured = dataclasses.replace(pipelines.tier(random_pipe), tuned={"decay": 2.0})
+    monkeypatch.setitem(pipelines._tiers, random_pipe, measured)
+    assert DenseConfig.tuned(random_pipe) == DenseConfig(decay=2.0)
+    assert DenseConfig(**pipelines.TINY.tuned) != DenseConfig()

@@ -125,6 +125,8 @@ def test_the_schedule_warms_up_stays_and_decays():
     assert schedule.scale(100) == 0
     flat = Schedule(100, 1.0, warmup=10, decay=0)
     assert [flat.scale(step) for step in (4, 9, 99)] == [0.5, 1.0, 1.0]
+    cold = Schedule(100, 1.0, warmup=0)
+    assert [cold.scale(step) for step in (0, 1, 70, 85)] == [1.0, 1.0, 1.0, 0.5]
 
 
 def test_the_optimizer_follows_the_schedule(tmp_path):
@@ -158,7 +160,7 @@ def test_the_average_follows_the_weights(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, value):
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, value):
     def broken(step, generator):
         x, y = toy_batch(step, generator)
         return x, y * (value if step == 5 else 1.0)
@@ -166,6 +168,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, value):
     with pytest.raises(FloatingPointError, match="toy: loss is (nan|inf) at step 6"):
         toy_loop(tmp_path, broken).run(log_every=2)
     assert not (tmp_path / "toy.state").exists()  # nothing broken is left to go on from
+    monkeypatch.setattr(loop, "SAVE_EVERY", -1.0)  # after every step, and between two logs
+    with pytest.raises(FloatingPointError, match="at step 6"):
+        toy_loop(tmp_path, broken).run(log_every=1000)
+    left = toy_loop(tmp_path)
+    assert left.step == 5 and all(weight.isfinite().all() for weight in weights(left))
 
 
 def test_the_state_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -247,10 +254,14 @@ def test_a_perfect_oracle_gets_full_marks(monkeypatch):
     def colour_blind(images):
         return perfect(images)._replace(colour=torch.ones(len(images), GRID, GRID).long())
 
+    def blind(images):
+        return OracleLabels(*torch.zeros(2, len(images), GRID, GRID).long())
+
     monkeypatch.setattr(train, "World", Witness)
     judge = functools.partial(train.judge_oracle, device="cpu", count=6)
     assert judge(perfect) == {"mIoU": 100.0, "colour": 100.0}
     assert judge(colour_blind) == {"mIoU": 100.0, "colour": 0.0}
+    assert judge(blind) == {"mIoU": 0.0, "colour": 0.0}
 
 
 def test_the_oracle_reads_pictures_and_has_features():
@@ -261,13 +272,27 @@ def test_the_oracle_reads_pictures_and_has_features():
     assert oracle.features(torch.rand(2, 3, 256, 256)).shape == (2, 80)
 
 
+def test_tokenizers_are_trained_once_then_read_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizers, "corpus", functools.partial(tokenizers.corpus, 300))
+    made = train.load_tokenizers(tmp_path)
+    monkeypatch.setattr(tokenizers, "corpus", None)  # what training would call
+    again = train.load_tokenizers(tmp_path)
+    texts = ["", "a blue cat, an orange umbrella", "Zürich 🐱 it's #5!"]
+    for one, two in zip(made, again, strict=True):
+        assert type(one) is type(two) and one.get_vocab() == two.get_vocab()
+        assert one(texts).input_ids == two(texts).input_ids
+        assert one.pad_token_id == two.pad_token_id
+        assert one.model_max_length == two.model_max_length
+
+
 # Everything at once
+
+TOY = "--toy --steps 5 --batch 2 --pool 4 --layers 2 --width 32 --snapshots 0.4".split()
 
 
 @pytest.fixture(scope="module")
 def trained(few_backgrounds, tmp_path_factory):
-    """(folder, the arguments of every call of `Flow`) of a training of five steps a stage, its
-    pools and final measurements cut short."""
+    """(folder, the arguments of every call of `Flow`) of a training of five steps a stage."""
     out, calls = tmp_path_factory.mktemp("miniature"), []
 
     class Flow(models.Flow):
@@ -275,31 +300,26 @@ def trained(few_backgrounds, tmp_path_factory):
             calls.append(args)
             return super().forward(*args)
 
-    class FewLatents(train.Latents):
-        def __init__(self, size, *args, **options):
-            super().__init__(min(size, 3), *args, **options)
-
     with pytest.MonkeyPatch.context() as patch:
-        psnr = train.psnr
-        patch.setattr(train, "psnr", lambda vae, device, count: psnr(vae, device, 1))
-        patch.setattr(train, "judge_oracle", lambda oracle, device, count: {})
-        patch.setattr(train, "Latents", FewLatents)
         patch.setattr(models, "Flow", Flow)
         patch.setattr(tokenizers, "corpus", functools.partial(tokenizers.corpus, 500))
-        sizes = "--steps 5 --batch 2 --pool 4 --layers 2 --width 32 --snapshots 0.4".split()
-        train.load_tokenizers.cache_clear()
-        train.main(["all", "--toy", "--out", str(out), *sizes])
-        train.load_tokenizers.cache_clear()
+        train.main(["all", "--out", str(out), *TOY])
     return out, calls
 
 
 @pytest.fixture(scope="module")
 def stock(trained):
-    """`from_pretrained` keeps some parts in the half precision that they are stored in."""
     pipe = StableDiffusion3Pipeline.from_pretrained(trained[0] / "model", local_files_only=True)
-    pipe.to(torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def files(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_training_ends_with_a_stock_pipeline(trained, stock):
@@ -318,6 +338,11 @@ def test_training_ends_with_a_stock_pipeline(trained, stock):
     assert {"vae", "oracle.safetensors", "model", "model-40"} <= names
     assert not any(name.endswith(".new") for name in names)
     assert max(p.stat().st_size for p in (out / "model").rglob("*.*")) < 16e6
+    parts = [part for part in stock.components.values() if isinstance(part, nn.Module)]
+    assert len(parts) == 5
+    assert {p.dtype for part in parts for p in part.parameters()} == {torch.float32}
+    stored = [load_file(path) for path in (out / "model").rglob("*.safetensors")]
+    assert {weight.dtype for part in stored for weight in part.values()} == {torch.float16}
     oracle = Oracle()
     oracle.load_state_dict(load_file(out / "oracle.safetensors"))
     assert stock.vae.config.scaling_factor != models.autoencoder().config.scaling_factor
@@ -370,6 +395,19 @@ def test_latents_are_scaled_as_the_pipeline_scales_them(stock):
     undone = latents / vae.config.scaling_factor + vae.config.shift_factor
     with torch.no_grad():
         torch.testing.assert_close(undone, vae.encode(2 * pictures - 1).latent_dist.mean)
+
+
+def test_a_finished_run_keeps_its_snapshots(trained, capsys):
+    out, calls = trained
+    before, seen = files(out), len(calls)
+    assert {"model-40/model_index.json", "flow.state"} <= set(before)
+    train.main(["flow", "--out", str(out), *TOY])
+    after = files(out)
+    assert "flow: resumed at step 5" in capsys.readouterr().out and len(calls) == seen
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    assert before[f"model-40/{weights}"] != before[f"model/{weights}"] == after[f"model/{weights}"]
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    assert changed <= {"flow.state"}  # written again, with the same weights
 
 
 def test_sizes_of_the_real_miniature():

@@ -54,7 +54,7 @@ def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
 
 
 def t5_tokenizer() -> T5TokenizerFast:
-    """T5's Unigram: words start with "▁", no BOS, `</s>` at the end, unknown text as bytes."""
+    """T5's Unigram: words start with "▁", no BOS, `</s>` at the end, `<unk>` off Latin."""
     scores = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0, "▁": -3.0}
     scores |= {f"▁{word}": -6.0 for word in WORDS if len(word) < 8}  # longer words are cut up
     scores |= {letter: -8.0 for letter in sorted(set("".join(SENTENCES)) - {" "})}

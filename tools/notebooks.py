@@ -230,7 +230,8 @@ def main(arguments: list[str] | None = None) -> int:
         nbformat.write(notebook, path)
     if options.command == "sync":
         readme = ROOT / "README.md"
-        readme.write_text(sync_readme(readme.read_text(encoding="utf-8"), project), encoding="utf-8")
+        text = sync_readme(readme.read_text(encoding="utf-8"), project)
+        readme.write_text(text, encoding="utf-8")
     print(f"{options.command}: {len(paths)} notebooks, {broken} problems")
     return 1 if broken else 0
 

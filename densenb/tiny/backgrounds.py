@@ -87,7 +87,9 @@ def _stamp(planes: Tensor, values: Tensor, alpha: Tensor, cx: float, cy: float, 
     window += (values[cut] - window) * alpha[cut]
 
 
-def _blossoms(planes: Tensor, g: torch.Generator, flower: str, rows: tuple[float, ...], sides) -> None:
+def _blossoms(
+    planes: Tensor, g: torch.Generator, flower: str, rows: tuple[float, ...], sides
+) -> None:
     """Plant rows of flowers: green stems into RGB, petals into the blossom planes."""
     art = sprites.tile(flower)
     rgb, alpha = art[:3], art[3]
@@ -113,13 +115,15 @@ def _leaves(g: torch.Generator, dark: Tensor, light: Tensor) -> Tensor:
 
 
 def _rose_garden(g):
-    planes = torch.cat([_leaves(g, _rgb(10, 52, 22), _rgb(48, 122, 55)), torch.zeros(3, SIZE, SIZE)])
+    leaves = _leaves(g, _rgb(10, 52, 22), _rgb(48, 122, 55))
+    planes = torch.cat([leaves, torch.zeros(3, SIZE, SIZE)])
     _blossoms(planes, g, "rose", (0.05, 0.2, 0.35, 0.5, 0.65, 0.81, 0.97), (36, 52))
     return planes
 
 
 def _tulip_garden(g):
-    planes = torch.cat([_leaves(g, _rgb(40, 96, 34), _rgb(92, 158, 62)), torch.zeros(3, SIZE, SIZE)])
+    leaves = _leaves(g, _rgb(40, 96, 34), _rgb(92, 158, 62))
+    planes = torch.cat([leaves, torch.zeros(3, SIZE, SIZE)])
     _blossoms(planes, g, "tulip", (0.08, 0.28, 0.48, 0.7, 0.95), (42, 62))
     return planes
 
@@ -147,7 +151,8 @@ def _beach(g):
     y, x = _axes()
     sea, shore = _uniform(g, 0.18, 0.3), _hill(g, x, _uniform(g, 0.42, 0.56), 0.02)
     sky = _sky(y / sea, _rgb(120, 195, 245), _rgb(215, 238, 250))
-    water = _shade(_ramp(_rgb(40, 150, 195), _rgb(125, 215, 215), (y - sea) * 3), _noise(g, 6, 40), 0.08)
+    water = _ramp(_rgb(40, 150, 195), _rgb(125, 215, 215), (y - sea) * 3)
+    water = _shade(water, _noise(g, 6, 40), 0.08)
     sand = _shade(_rgb(240, 216, 162).expand(3, SIZE, SIZE), _noise(g, 40), 0.05)
     picture = _ramp(_ramp(sky, water, _edge(y - sea, 0.004)), sand, _edge(y - shore))
     foam = torch.exp(-(((y - shore) / 0.012) ** 2))
@@ -169,7 +174,8 @@ def _snowy_field(g):
 def _desert(g):
     y, x = _axes()
     sky = _sky(y * 2.4, _rgb(150, 205, 235), _rgb(250, 228, 188))
-    far, near = _hill(g, x, _uniform(g, 0.32, 0.42), 0.05), _hill(g, x, _uniform(g, 0.55, 0.68), 0.06)
+    far = _hill(g, x, _uniform(g, 0.32, 0.42), 0.05)
+    near = _hill(g, x, _uniform(g, 0.55, 0.68), 0.06)
     back = _rgb(226, 166, 96) * (1.05 - 0.2 * y)
     ripple = 0.5 + 0.5 * torch.sin(2 * math.pi * (26 * y + 2 * _noise(g, 5)))
     front = _shade(_rgb(214, 142, 72).expand(3, SIZE, SIZE), ripple, 0.05)
@@ -187,7 +193,8 @@ def _ocean(g):
 
 def _forest(g):
     y, _ = _axes()
-    floor = _shade(_ramp(_rgb(120, 160, 135), _rgb(38, 78, 42), (y * 1.6).clamp(0, 1)), _noise(g, 20), 0.1)
+    floor = _ramp(_rgb(120, 160, 135), _rgb(38, 78, 42), (y * 1.6).clamp(0, 1))
+    floor = _shade(floor, _noise(g, 20), 0.1)
     art = sprites.tile("pine")
     for row, side, fade in ((0.22, 70, 0.45), (0.42, 96, 0.65), (0.68, 124, 0.8)):
         count = round(SIZE / side * 1.5)

@@ -6,8 +6,8 @@ import random
 from typing import NamedTuple
 
 from densenb.tiny.backgrounds import BACKGROUNDS, GARDENS
-from densenb.tiny.world import COLOUR_NAMES, NOUNS, Scenes
 from densenb.tiny.world import BACKGROUNDS as BACKGROUND_NAMES
+from densenb.tiny.world import COLOUR_NAMES, NOUNS, Scenes
 
 
 class Caption(NamedTuple):
@@ -30,8 +30,8 @@ peacefully silently elegantly""".split()
 LIGHTS = """sunlight moonlight daylight light glow sky shadows haze breeze mist warmth""".split()
 LIGHT_ADJECTIVES = "soft warm dappled golden bright gentle pale cool dim hazy radiant clear".split()
 STYLES = (
-    "a picture of", "an image of", "a 3d render of", "an illustration of", "a photo of", "a view of",
-    "a scene with", "there is", "here is",
+    "a picture of", "an image of", "a 3d render of", "an illustration of", "a photo of",
+    "a view of", "a scene with", "there is", "here is",
 )  # fmt: skip
 FLOWER_VERBS = "radiate bloom glow shine blossom sway open".split()
 # Stray words, dropped into some captions anywhere: text outside every template must do no harm.

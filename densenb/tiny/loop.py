@@ -1,4 +1,4 @@
-"""One training loop for every part: Accelerate, EMA, a warm-up/stable/decay schedule, safe restarts."""
+"""One training loop for every part: Accelerate, EMA, a warm-up/stable/decay rate, safe restarts."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Loop:
         return loss.detach()
 
     def _fit_steps(self, started: float, warm: tuple[int, float]) -> None:
-        """Set the schedule's length from the rate since `warm` (step, time), the same everywhere."""
+        """Set the schedule's length by the rate since `warm` (step, time), the same everywhere."""
         now = time.monotonic()
         rate = (self.step - warm[0]) / (now - warm[1])
         left = 60 * self.schedule.minutes - (now - started)

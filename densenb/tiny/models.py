@@ -1,4 +1,4 @@
-"""The parts of the miniature SD 3.5: stock classes of diffusers and transformers, small configurations.
+"""The parts of the miniature SD 3.5: stock classes of diffusers and transformers, made small.
 
 Sizes are chosen so that everything bundled fits in 36 MB of fp16: 6 blocks of width 224 rather than
 8 of 192, because adaptive-norm layers grow with depth and cost a third of the parameters.
@@ -6,6 +6,7 @@ Sizes are chosen so that everything bundled fits in 36 MB of fp16: 6 blocks of w
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -17,8 +18,14 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config
-from transformers import T5EncoderModel, T5TokenizerFast
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from densenb.tiny.tokenizers import CLIP_LENGTH
 
@@ -28,7 +35,7 @@ CLIP_WIDTHS = (64, 96)
 
 
 def autoencoder() -> AutoencoderKL:
-    """16 latent channels at an eighth of the side, as in SD 3.5; no attention, so crops teach it."""
+    """16 latent channels at 1/8 of the side, as in SD 3.5; no attention, so that crops teach it."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -62,7 +69,9 @@ def transformer(layers: int = 6, width: int = 224) -> SD3Transformer2DModel:
     )
 
 
-def clip_encoder(tokenizer: CLIPTokenizer, width: int, activation: str) -> CLIPTextModelWithProjection:
+def clip_encoder(
+    tokenizer: CLIPTokenizer, width: int, activation: str
+) -> CLIPTextModelWithProjection:
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -114,12 +123,13 @@ class Flow(nn.Module):
         super().__init__()
         self.clip_l, self.clip_g, self.t5, self.dit = clip_l, clip_g, t5, dit
 
-    def encode(self, clip_l: Tensor, clip_g: Tensor, t5: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, clip_l: Tensor, clip_g: Tensor, t5: Tensor, keep: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Token ids `[B, 40]`, `[B, 40]`, `[B, L]` to text states `[B, 40 + L, 192]` and pooled
         `[B, 160]`. `keep [B, 3]` of zeros and ones drops encoders, as SD 3 was trained."""
-        one, two = self.clip_l(clip_l, output_hidden_states=True), self.clip_g(
-            clip_g, output_hidden_states=True
-        )
+        one = self.clip_l(clip_l, output_hidden_states=True)
+        two = self.clip_g(clip_g, output_hidden_states=True)
         parts = [out.hidden_states[-2] * keep[:, i, None, None] for i, out in enumerate((one, two))]
         clip = nn.functional.pad(torch.cat(parts, 2), (0, T5_WIDTH - sum(CLIP_WIDTHS)))
         pooled = [out.text_embeds * keep[:, i, None] for i, out in enumerate((one, two))]
@@ -163,17 +173,25 @@ def assemble(
 def save(pipe: StableDiffusion3Pipeline, folder: str | Path) -> None:
     """Write a copy in half precision, in files of under 16 MB that any git host takes.
 
-    The configurations say float32, so that stock `from_pretrained` computes in it: transformers
-    would otherwise load the text encoders in half precision beside a float32 transformer.
+    What is written loads the same in transformers 4 and 5: text encoders that say float32, as
+    transformers would otherwise load them in half precision beside a float32 transformer, and the
+    names of the fast tokenizers, the only ones that read tokenizer.json in transformers 4.
     """
-    half = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}
-    before = {name: next(part.parameters()).dtype for name, part in half.items()}
-    for part in half.values():
-        part.half()
-    pipe.save_pretrained(folder, max_shard_size="15MB")
-    for name, part in half.items():
-        part.to(before[name])
-    for path in Path(folder).glob("text_encoder*/config.json"):
-        config = json.loads(path.read_text())
-        key = "dtype" if "dtype" in config else "torch_dtype"
-        path.write_text(json.dumps(config | {key: "float32"}, indent=2) + "\n")
+    parts = {
+        name: copy.deepcopy(part).half() if isinstance(part, nn.Module) else part
+        for name, part in pipe.components.items()
+    }
+    type(pipe)(**parts).save_pretrained(folder, max_shard_size="15MB")
+    for path in Path(folder).rglob("*.json"):
+        if path.name not in ("config.json", "model_index.json", "tokenizer_config.json"):
+            continue
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # a folder of the machine that trained it
+        if path.name == "model_index.json":
+            for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+                config[name][1] = config[name][1].removesuffix("Fast") + "Fast"
+        elif path.name == "tokenizer_config.json":
+            config.pop("extra_special_tokens", None)  # [] of transformers 5, not read by 4
+        elif path.parent.name.startswith("text_encoder"):
+            config["dtype" if "dtype" in config else "torch_dtype"] = "float32"
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -36,8 +36,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, inner: int, width: int):
         super().__init__()
         self.shortcut = nn.Conv2d(inner, width, 1) if inner != width else nn.Identity()
-        self.first = nn.Sequential(nn.GroupNorm(8, inner), nn.SiLU(), nn.Conv2d(inner, width, 3, padding=1))
-        self.second = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))
+        self.first, self.second = (
+            nn.Sequential(nn.GroupNorm(8, n), nn.SiLU(), nn.Conv2d(n, width, 3, padding=1))
+            for n in (inner, width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.second(self.first(x))
@@ -49,7 +51,9 @@ class Oracle(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 24, 3, stride=2, padding=1), nn.SiLU(), nn.Conv2d(24, 40, 3, stride=2, padding=1)
+            nn.Conv2d(3, 24, 3, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(24, 40, 3, stride=2, padding=1),
         )
         self.early = ResidualBlock(40, 40)
         self.down1 = nn.Sequential(nn.AvgPool2d(2), ResidualBlock(40, 64), ResidualBlock(64, 64))

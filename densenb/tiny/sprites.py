@@ -51,7 +51,7 @@ OBJECTS = {
     "pumpkin": "1f383", "carrot": "1f955", "mushroom": "1f344", "cake": "1f382",
     "pizza": "1f355", "burger": "1f354", "cactus": "1f335",
 }
-SCENERY = {"rose": "1f339", "tulip": "1f337", "pine": "1f332"}  # parts of backgrounds, never objects
+SCENERY = {"rose": "1f339", "tulip": "1f337", "pine": "1f332"}  # in backgrounds, never objects
 NAMES = (*OBJECTS, *SCENERY)
 
 
@@ -86,9 +86,8 @@ def _fitted(path: Path) -> Image.Image:
 def build(out: Path = SHEET) -> None:
     """Fetch the artwork from npm and write the sheet."""
     with tempfile.TemporaryDirectory() as folder:
-        packed = subprocess.run(
-            ["npm", "pack", "--silent", PACKAGE], cwd=folder, check=True, capture_output=True, text=True
-        )
+        command = ["npm", "pack", "--silent", PACKAGE]
+        packed = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
         with tarfile.open(Path(folder) / packed.stdout.strip().splitlines()[-1]) as archive:
             archive.extractall(folder, filter="data")
         rows = -(-len(NAMES) // COLUMNS)

@@ -98,8 +98,8 @@ def _t5_words() -> pre_tokenizers.PreTokenizer:
 def t5_tokenizer(scores: dict[str, float]) -> T5TokenizerFast:
     """The tokenizer of given pieces (`<pad>`, `</s>` and `<unk>` first) and of 256 characters.
 
-    Any text in a Latin script tokenises; other characters are `<unk>`, as in T5. No byte fallback:
-    transformers 5 rebuilds a saved T5 tokenizer without it.
+    All of ASCII and Latin-1 tokenises, with most of Latin Extended-A; other characters are `<unk>`,
+    as in T5. No byte fallback: transformers 5 rebuilds a saved T5 tokenizer without it.
     """
     letters = [c for c in map(chr, range(0x21, 0x250)) if c.isprintable() and c not in scores]
     scores = scores | dict.fromkeys(letters[:256], -20.0)

@@ -32,7 +32,7 @@ from densenb.tiny.world import World, sample_scenes
 
 Tokenizers = tuple[CLIPTokenizer, CLIPTokenizer, T5TokenizerFast]
 LONG_EVERY = 8  # one batch in eight pads T5 to 256 tokens, one in eight is not square
-SHORT_T5 = 44  # tokens in most batches; the longest caption has fewer
+SHORT_T5 = 44  # tokens in most batches; one training caption in thousands has more
 NARROW = (192, 320)  # height, width of non-square pictures: 240 image tokens, either way round
 
 
@@ -42,9 +42,11 @@ NARROW = (192, 320)  # height, width of non-square pictures: 240 image tokens, e
 class Pool:
     """Renders kept on the device as bytes, with their labels: `draw` picks random ones."""
 
-    def __init__(self, size: int, device: torch.device, seed: int, labels: bool = False, chunk: int = 256):
-        world = World(device)
-        self.images = torch.empty(size, 3, models.PIXELS, models.PIXELS, dtype=torch.uint8, device=device)
+    def __init__(
+        self, size: int, device: torch.device, seed: int, labels: bool = False, chunk: int = 256
+    ):
+        world, side = World(device), models.PIXELS
+        self.images = torch.empty(size, 3, side, side, dtype=torch.uint8, device=device)
         grid = (size, GRID, GRID) if labels else (0,)
         self.nouns = torch.empty(grid, dtype=torch.uint8, device=device)
         self.colours = torch.empty(grid, dtype=torch.uint8, device=device)
@@ -143,16 +145,18 @@ def train_autoencoder(args, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         _calibrate(vae, pool)
         vae.half().save_pretrained(args.out / "vae")
-        print(f"autoencoder: held-out PSNR {psnr(vae.float(), device, 8 if args.toy else 512):.2f} dB")
+        quality = psnr(vae.float(), device, 8 if args.toy else 512)
+        print(f"autoencoder: held-out PSNR {quality:.2f} dB")
 
 
 @torch.no_grad()
 def _calibrate(vae: AutoencoderKL, pool: Pool) -> None:
-    """Measure the shift and scale that give latents zero mean and unit variance, as SD 3.5's have."""
+    """Measure the shift and scale that give latents zero mean and unit variance, as in SD 3.5."""
     images = pool.images[:512].float() / 127.5 - 1
     latents = torch.cat([vae.encode(part).latent_dist.mean for part in images.split(64)])
     vae.register_to_config(
-        shift_factor=round(latents.mean().item(), 4), scaling_factor=round(1 / latents.std().item(), 4)
+        shift_factor=round(latents.mean().item(), 4),
+        scaling_factor=round(1 / latents.std().item(), 4),
     )
 
 
@@ -169,7 +173,8 @@ def psnr(vae: AutoencoderKL, device, count: int = 512) -> float:
 
 
 def load_vae(folder: Path, device) -> AutoencoderKL:
-    return AutoencoderKL.from_pretrained(folder / "vae").float().eval().requires_grad_(False).to(device)
+    vae = AutoencoderKL.from_pretrained(folder / "vae").float().to(device)
+    return vae.eval().requires_grad_(False)
 
 
 # --- oracle -----------------------------------------------------------------------------------
@@ -305,11 +310,10 @@ def _tokens(words: Tokenizers, seed: int, count: int, kinds: int) -> tuple:
 class Latents:
     """Scaled latents of many scenes with their token ids, on the device, ready to be drawn."""
 
-    def __init__(
-        self, size, vae, words, device, seed, kinds=3, height=256, width=256, chunk=256
-    ):
+    def __init__(self, size, vae, words, device, seed, kinds=3, height=256, width=256, chunk=256):
         world, self.kinds = World(device), kinds
-        self.latents = torch.empty(size, 16, height // 8, width // 8, dtype=torch.half, device=device)
+        shape = (size, 16, height // 8, width // 8)
+        self.latents = torch.empty(shape, dtype=torch.half, device=device)
         self.clip, self.t5 = [], []
         started, done, block = time.monotonic(), 0, min(4096, size)
         seeds = [10_000 * seed + i for i in range(-(-size // block))]
@@ -326,13 +330,15 @@ class Latents:
                     self.latents[done + i : done + part.stop] = encode_latents(vae, images)
                 done += count
         self.clip, self.t5 = torch.cat(self.clip), torch.cat(self.t5)
-        print(f"latents: {size} of {height} x {width} in {time.monotonic() - started:.0f} s", flush=True)
+        spent = time.monotonic() - started
+        print(f"latents: {size} of {height} x {width} in {spent:.0f} s", flush=True)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         device = self.latents.device
         index = torch.randint(len(self.latents), (count,), generator=generator, device=device)
         kind = torch.randint(self.kinds, (count,), generator=generator, device=device)
-        return self.latents[index].float(), self.clip[index, kind].long(), self.t5[index, kind].long()
+        clip, t5 = self.clip[index, kind].long(), self.t5[index, kind].long()
+        return self.latents[index].float(), clip, t5
 
 
 @torch.no_grad()
@@ -418,26 +424,30 @@ def train_flow(args, accelerator: Accelerator) -> None:
 
 STAGES = {"autoencoder": train_autoencoder, "oracle": train_oracle, "flow": train_flow}
 # stage -> steps, batch per process, pictures kept per process
-DEFAULTS = {"autoencoder": (9000, 64, 24_000), "oracle": (6000, 96, 40_000), "flow": (36_000, 512, 200_000)}
+DEFAULTS = {
+    "autoencoder": (9000, 64, 24_000),
+    "oracle": (6000, 96, 40_000),
+    "flow": (36_000, 512, 200_000),
+}
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="densenb.tiny.train", description=__doc__.split("\n")[0])
     p.add_argument("stage", choices=[*STAGES, "all"])
-    p.add_argument("--out", type=Path, default=Path("out/miniature"), help="where states and results go")
+    p.add_argument("--out", type=Path, default=Path("out/miniature"), help="states and results")
     p.add_argument("--steps", type=int, help="optimizer steps of the stage")
-    p.add_argument("--minutes", type=float, help="as many steps as fit into this, instead of --steps")
+    p.add_argument("--minutes", type=float, help="instead of --steps: what fits into them")
     p.add_argument("--batch", type=int, help="pictures per step and process")
     p.add_argument("--pool", type=int, help="pictures kept per process")
     p.add_argument("--rate", type=float, help="peak learning rate")
     p.add_argument("--warmup", type=int, default=200, help="steps of linear warm-up")
-    p.add_argument("--decay", type=float, default=0.3, help="share of steps that decay to zero; 0: none")
+    p.add_argument("--decay", type=float, default=0.3, help="share of steps that decay; 0: none")
     p.add_argument("--ema", type=float, default=0.999)
     p.add_argument("--drop", type=float, default=0.12, help="chance of dropping each text encoder")
     p.add_argument("--layers", type=int, default=6)
     p.add_argument("--width", type=int, default=224)
-    p.add_argument("--init", type=Path, help="flow: start from this folder's weights, fresh optimizer")
-    p.add_argument("--snapshots", type=float, nargs="*", default=[], help="shares of training to keep")
+    p.add_argument("--init", type=Path, help="flow: start from the weights in this folder")
+    p.add_argument("--snapshots", type=float, nargs="*", default=[], help="shares of steps to keep")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--data-seed", type=int, default=0, help="another pool of scenes")
     p.add_argument("--log-every", type=int, default=200)

@@ -27,7 +27,7 @@ COLOURS = {
     "gold": (205, 158, 30),
 }  # fmt: skip
 COLOUR_NAMES = tuple(COLOURS)
-BLOSSOMS = ("red", "orange", "yellow", "purple", "pink", "white", "blue", "crimson", "blush", "gold")
+BLOSSOMS = tuple("red orange yellow purple pink white blue crimson blush gold".split())
 MAX_OBJECTS = 4
 CONTRAST = 32.0  # least distance of an object's colour from its background's, CIE Lab units
 NATURAL = -1  # "no colour word" in a scene's colour fields, "no object" in its noun field
