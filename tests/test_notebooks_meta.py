@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbval.plugin import get_sanitize_patterns
+from PIL import Image
 
 from tools import notebooks as tool
 
@@ -263,3 +266,16 @@ def test_sync_writes_the_address_into_the_readme():
     assert "github/someone/fork/blob/next/notebooks/00_start_here.ipynb" in synced
     assert "git+https://github.com/someone/fork@next" in synced
     assert tool.sync_readme(synced, tool.Project.read()) == text
+
+
+def test_clean_makes_pictures_small_once():
+    noise = Image.effect_noise((128, 128), 60).convert("RGB")
+    buffer = io.BytesIO()
+    Image.merge(
+        "RGB", [noise.getchannel(0), noise.getchannel(1).rotate(90), noise.getchannel(2)]
+    ).save(buffer, "PNG")
+    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    small = tool.small_png(encoded)
+    assert len(small) < len(encoded) / 2
+    assert Image.open(io.BytesIO(base64.b64decode(small))).size == (128, 128)
+    assert tool.small_png(small) == small
