@@ -185,13 +185,14 @@ def evaluate_each(
     on_pictures: Callable[[str, int, Tensor], None] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """`evaluate`, one row at a time, so that a caller can keep what is finished."""
-    methods = [known(name, METHODS, "method") for name in methods]
+    # every rule now: a model that lacks one is said before the first picture, not after hours
+    rules = {name: METHODS[name](pipe) for name in [known(n, METHODS, "method") for n in methods]}
     device = device or best_device()
     batch_size = batch_size or (64 if device.startswith("cuda") else 8)
     this = tier(pipe)
     steps = this.steps if steps is None else steps
     guidance = this.guidance if guidance is None else guidance
-    _at_least_one(batch_size=batch_size, steps=steps, methods=len(methods), seeds=len(seeds))
+    _at_least_one(batch_size=batch_size, steps=steps, methods=len(rules), seeds=len(seeds))
 
     pipe.to(device)
     oracle = (load_oracle(device) if oracle is None else oracle).to(device)
@@ -221,11 +222,10 @@ def evaluate_each(
     yield _row(GROUND_TRUTH, [scores], features, reference, suite, fixed, rule=None)
     yield _ceiling_row(pipe, suite, fixed)
 
-    total = len(methods) * len(seeds) * len(suite)
+    total = len(rules) * len(seeds) * len(suite)
     with tqdm(total=total, unit="picture", smoothing=0.1) as bar:
-        for method in methods:
+        for method, rule in rules.items():
             bar.set_description(method)
-            rule = METHODS[method](pipe)
             by_seed, pictured = [], []
             for seed in seeds:
                 parts = []

@@ -258,7 +258,8 @@ def test_demo_draws_what_generate_draws(random_pipe, tmp_path, monkeypatch):
 
     monkeypatch.setattr(demo, "tier", lambda pipe: _quick(random_pipe))
     case = demo.CASES[0]
-    demo.run(tmp_path, True, pipe=random_pipe, oracle=Oracle().eval(), cases=[case])
+    oracle, config = Oracle().eval(), DenseConfig()
+    demo.run(tmp_path, True, pipe=random_pipe, oracle=oracle, cases=[case], config=config)
     (image,) = generate(random_pipe, case.layout, seeds=[0], steps=1)
     ours = Image.open(tmp_path / "pictures" / "cat-umbrella-dense-seed-0.png")
     assert ours.tobytes() == image.tobytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from densenb import evaluate as ev
-from densenb import metrics, suites
+from densenb import metrics, pipelines, suites
 from densenb.baselines import HardMask
 from densenb.layout import Layout, Region, box
 from densenb.modulation import DenseConfig
@@ -168,7 +169,9 @@ def test_several_seeds_are_pooled_by_scene(random_pipe, suite):
     assert row["seeds"] == [0, 1] and row["scenes"] == 4
 
 
-def test_every_method_of_the_registry_makes_a_rule(random_pipe):
+def test_every_method_of_the_registry_makes_a_rule(random_pipe, monkeypatch):
+    measured = dataclasses.replace(pipelines.tier(random_pipe), tuned={"decay": 2.0})
+    monkeypatch.setitem(pipelines._tiers, random_pipe, measured)
     made = {name: method(random_pipe) for name, method in ev.METHODS.items()}
     assert made["stock"] is None and made["transferred"] == DenseConfig()
     assert made["published"] == DenseConfig.published()
@@ -184,6 +187,7 @@ def test_every_method_of_the_registry_makes_a_rule(random_pipe):
         ([], {}, "methods is 0"),
         (["stock"], {"batch_size": -1}, "batch_size is -1"),
         (["stock"], {"steps": 0}, "steps is 0"),
+        (["stock", "tuned"], {}, "no setting has been measured"),
         (["stock"], {"seeds": ()}, "seeds is 0"),
     ],
 )
