@@ -15,8 +15,9 @@ class HardMask(Rule):
     """Tokens of different regions do not see each other: the strong control of every comparison.
 
     In all four quadrants a query attends only to keys that share a region with it, by default for
-    the first 30 % of the steps; pixels in no region form the background region. What Regional
-    Prompting and InvokeAI do for FLUX, without their mixing of outputs. Settings as in `Rule`, and
+    the first 30 % of the steps; pixels in no region form the background region. After Regional
+    Prompting and InvokeAI (both for FLUX), but in all blocks and without their mixing of outputs.
+    Settings as in `Rule`, and
     special_tokens: text of no region (special tokens, padding, unlabelled words) is seen by every
         pixel ("neutral") or by the background's pixels alone ("negative"). It sees everything.
 

@@ -239,6 +239,25 @@ def test_hard_mask_blinds_tokens_of_different_regions_only(seed):
                 assert (weights[row, :, query, key] > 0).all() == sees
 
 
+@settings(deadline=None, max_examples=30)
+@given(seeds)
+def test_negative_hard_mask_leaves_unlabelled_text_to_the_background(seed):
+    scores, plan = random_case(seed)
+    rule = HardMask(special_tokens="negative")
+    weights = rule.probabilities(scores, plan, Step(0, 10, 1.0))
+    assert torch.allclose(weights.sum(-1), torch.ones((), dtype=weights.dtype))
+    free, background = ~plan.member.any(-1), plan.member[..., -1]
+    sees = weights.amin(1) > 0  # [B, Q, K]: in every head
+    owned = ~free & ~background
+    assert not (sees & owned[:, :, None] & free[:, None]).any()
+    assert sees[(background | free)[:, :, None] & free[:, None]].all()
+
+
+def test_hard_mask_names_a_wrong_policy():
+    with pytest.raises(ValueError, match="special_tokens is 'none'"):
+        HardMask(special_tokens="none")
+
+
 def test_window_counts_steps_exactly():
     def edited(window: float, count: int) -> int:
         return sum(Rule(window=window).active(Step(i, count, 1.0), True) for i in range(count))
