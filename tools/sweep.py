@@ -12,41 +12,59 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import densenb as dnb
 from densenb import evaluate
 from densenb.modulation import DenseConfig, Rule
 from densenb.suites import build_suite, known
 
-GENTLE = {"decay": 1.0, "area": 0.0}  # a weaker decay, large regions not spared
-FOUR = {"text_image": 1.0, "text_text": 1.0}
 NEGATIVE = {"special_tokens": "negative"}
-ALONE = {"encode_phrases_alone": True}
+
+
+def negative(**changes: Any) -> DenseConfig:
+    """The paper's strengths and treatment of special tokens, with some settings changed."""
+    return DenseConfig(**(NEGATIVE | changes))
+
 
 SETTINGS: dict[str, Rule | None] = {
     "stock": None,
     "hard mask": dnb.HardMask(),
     "hard mask, negative": dnb.HardMask(special_tokens="negative"),
+    "hard mask, negative, alone": dnb.HardMask(
+        special_tokens="negative", encode_phrases_alone=True
+    ),
     "transferred": DenseConfig(),
     "published": DenseConfig.published(),
-    "negative": DenseConfig(**NEGATIVE),
-    "negative, alone": DenseConfig(**NEGATIVE, **ALONE),
-    "gentle": DenseConfig(**GENTLE),
-    "gentle, alone": DenseConfig(**GENTLE, **ALONE),
-    "gentle, negative": DenseConfig(**GENTLE, **NEGATIVE),
-    "gentle, half of the steps": DenseConfig(**GENTLE, window=0.5),
-    "gentle, four quadrants": DenseConfig(**GENTLE, **FOUR),
-    "gentle, four quadrants, negative": DenseConfig(**GENTLE, **FOUR, **NEGATIVE),
-    "gentle, four quadrants, image-image 0.5, negative, alone": DenseConfig(
-        **GENTLE, **FOUR, **NEGATIVE, **ALONE, image_image=0.5
-    ),
-    "gentle, four quadrants, image-image 0.5, half of the steps": DenseConfig(
-        **GENTLE, **FOUR, image_image=0.5, window=0.5
-    ),
-    "constant, four quadrants at 1, negative": DenseConfig(
-        **FOUR, **NEGATIVE, decay=0.0, area=0.0, image_image=1.0
-    ),
+    "published, masks by area": replace(DenseConfig.published(), masks="area"),
+    "negative": negative(),
+    "alone": negative(encode_phrases_alone=True),
+    "no background": negative(unassigned="none"),
+    "alone, no background": negative(encode_phrases_alone=True, unassigned="none"),
+    "decay 1": negative(decay=1.0),
+    "decay 2": negative(decay=2.0),
+    "area 0": negative(area=0.0),
+    "area 0.5": negative(area=0.5),
+    "window 0.2": negative(window=0.2),
+    "window 0.5": negative(window=0.5),
+    "window 0.5, decay 2": negative(window=0.5, decay=2.0),
+    "image-text 0.5": negative(image_text=0.5),
+    "image-image 0": negative(image_image=0.0),
+    "image-image 0.1": negative(image_image=0.1),
+    "image-image 0.6": negative(image_image=0.6),
+    "image-image 1": negative(image_image=1.0),
+    "text-image 0.3": negative(text_image=0.3),
+    "text-image 1": negative(text_image=1.0),
+    "text-text 0.3": negative(text_text=0.3),
+    "text-text 1": negative(text_text=1.0),
+    "text 0.3": negative(text_image=0.3, text_text=0.3),
+    "row range": negative(value_range="row"),
+    "alone, image-image 0.6": negative(encode_phrases_alone=True, image_image=0.6),
+    "alone, area 0.5": negative(encode_phrases_alone=True, area=0.5),
+    "alone, decay 2": negative(encode_phrases_alone=True, decay=2.0),
+    "alone, text-text 0.3": negative(encode_phrases_alone=True, text_text=0.3),
 }
 COLUMNS = ("mIoU", "in_mask", "presence", "colour_binding", "leakage", "quality")
 
@@ -65,8 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = {known(name, SETTINGS, "setting"): SETTINGS[name] for name in options.only}
     evaluate.METHODS.update({name: lambda pipe, rule=rule: rule for name, rule in chosen.items()})
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    pipe = dnb.load("tiny", device=evaluate.best_device())
-    suite = build_suite("tune", options.scenes, options.seed)
+    device = evaluate.best_device()
+    pipe = dnb.load("tiny", device)
+    suite = build_suite("tune", options.scenes, options.seed, device)
     rows = []
     for row in evaluate.evaluate_each(pipe, list(chosen), suite, batch_size=options.batch_size):
         rows.append(row)
