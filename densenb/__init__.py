@@ -22,14 +22,15 @@ from densenb.baselines import HardMask  # noqa: E402
 from densenb.layout import Layout, Region, regions_from_label_map  # noqa: E402
 from densenb.masks import box, ellipse, mask_from_array, mask_from_png, polygon  # noqa: E402
 from densenb.modulation import DenseConfig  # noqa: E402
-from densenb.pipelines import generate, generators, load, tier  # noqa: E402
+from densenb.pipelines import generate, generators, load, load_or_tiny, tier  # noqa: E402
 from densenb.preview import preview  # noqa: E402
+from densenb.recorder import record_attention  # noqa: E402
 
 _logging.set_verbosity(_verbosity)
 
 __all__ = [
     "DenseConfig", "HardMask", "Layout", "Region", "box", "dense_attention", "ellipse", "generate",
-    "generators", "load", "mask_from_array", "mask_from_png", "polygon", "preview",
-    "regions_from_label_map", "tier",
+    "generators", "load", "load_or_tiny", "mask_from_array", "mask_from_png", "polygon", "preview",
+    "record_attention", "regions_from_label_map", "tier",
 ]  # fmt: skip
 __version__ = "0.1.0"

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,11 +20,14 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 from torch import Tensor
 
+from densenb.fused import fused_attention
 from densenb.layout import Layout
 from densenb.modulation import DenseConfig, Plan, Rule, Step
+from densenb.passes import Owners, check_owners, read_pass, row_owners
 from densenb.pipelines import call_inputs
-from densenb.plans import Plans, find_step
+from densenb.plans import Plans
 
+MANY_TOKENS = 1024  # from here on, one layer's explicit scores are tens of MB, and slow on a CPU
 PROCESSOR_NAME = re.compile(r"transformer_blocks\.(\d+)\.(attn2?)\.processor")
 
 
@@ -70,11 +73,14 @@ def explicit_attention(
 class Pass:
     """One call of the transformer, as its attention layers need to know it.
 
-    rows `[M]`: the batch rows that follow a layout; `plan` and `image_plan` have these M rows.
+    numbers: the M batch rows that follow a layout; `plan` and `image_plan` have these M rows.
+    rows, others: how to take these, and all others, out of the batch; None where there are none.
     """
 
     step: Step
-    rows: Tensor
+    numbers: list[int]
+    rows: slice | Tensor | None
+    others: slice | Tensor | None
     plan: Plan
     image_plan: Plan
 
@@ -99,22 +105,15 @@ class DenseJointAttnProcessor:
         *args: Any,
         **kwargs: Any,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        rule, now = self.session.rule, self.session.now
         joint = encoder_hidden_states is not None
-        if now is None or not len(now.rows) or not rule.active(now.step, joint):
+        plan = self.plan(joint)
+        if plan is None:
             return self.stock(
                 attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
             )
         self.edited += 1
         query, key, value = project(attn, hidden_states, encoder_hidden_states)
-        # Stock attention runs for the whole batch, as it would without us: the rows that are not
-        # edited stay bit-identical on every device. Next to explicit scores it costs little.
-        attended = F.scaled_dot_product_attention(query, key, value)
-        plan = now.plan if joint else now.image_plan
-        edited = explicit_attention(
-            query[now.rows], key[now.rows], value[now.rows], rule, plan, now.step
-        )
-        attended = attended.index_copy(0, now.rows, edited.to(attended.dtype))
+        attended = self.attend(query, key, value, plan)
         attended = attended.transpose(1, 2).flatten(2).to(query.dtype)
 
         image, text = attended.tensor_split([hidden_states.shape[1]], dim=1)
@@ -123,12 +122,55 @@ class DenseJointAttnProcessor:
             return image
         return image, text if attn.context_pre_only else attn.to_add_out(text)
 
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, plan: Plan) -> Tensor:
+        """Attention of a whole batch, `[B, H, N, D]`: only its rows that follow a layout pay."""
+        rule, now = self.session.rule, self.session.now
+        attended = torch.empty_like(value)
+        if now.others is not None:
+            others = (part[now.others] for part in (query, key, value))
+            attended[now.others] = F.scaled_dot_product_attention(*others)
+        chosen = [part[now.rows] for part in (query, key, value)]
+        edit = fused_attention if self.session.backend == "fused" else explicit_attention
+        if rule.heads is None:
+            attended[now.rows] = edit(*chosen, rule, plan, now.step)
+        else:
+            heads, edited = list(rule.heads), F.scaled_dot_product_attention(*chosen)
+            edited[:, heads] = edit(*(part[:, heads] for part in chosen), rule, plan, now.step)
+            attended[now.rows] = edited
+        return attended
+
+    def plan(self, joint: bool) -> Plan | None:
+        """What the current pass follows in this layer; None where it is stock."""
+        rule, now = self.session.rule, self.session.now
+        if now is None or now.rows is None or not rule.active(now.step, joint):
+            return None
+        return now.plan if joint else now.image_plan
+
+    def weights(self, scores: Tensor, row: int, heads: Sequence[int], joint: bool) -> Tensor:
+        """The probabilities that this layer now makes of a batch row's scores, both `[1, h, N, N]`.
+
+        heads: the numbers of the h heads. Where the rule leaves the row alone: the stock softmax.
+        """
+        plan = self.plan(joint)
+        edited = [] if plan is None else self.session.now.numbers
+        if row not in edited:
+            return scores.softmax(dim=-1)
+        only = slice(edited.index(row), edited.index(row) + 1)
+        plan = replace(plan, member=plan.member[only], strengths=plan.strengths[only])
+        rule = self.session.rule
+        weights = rule.probabilities(scores, plan, self.session.now.step)
+        if rule.heads is None:
+            return weights
+        ours = torch.tensor([head in rule.heads for head in heads], device=scores.device)
+        return torch.where(ours[:, None, None], weights, scores.softmax(dim=-1))
+
 
 class Dense:
     """What `dense_attention` yields.
 
     inputs: the arguments for `pipe(**inputs)`: prompt (or its embeddings), size, steps, guidance.
     patched: how many attention layers are in the rule's hands, e.g. "6 joint + 3 image-only".
+    backend: "explicit" or "fused": what computes the edited attention; "auto" has chosen by now.
     """
 
     def __init__(self, pipe: Any, layouts: Sequence[Layout], rule: Rule, inputs: dict) -> None:
@@ -137,7 +179,7 @@ class Dense:
         self.rule = rule
         self.inputs = inputs
         self.now: Pass | None = None
-        self._owners: tuple[int | None, ...] | None = None
+        self._owners: Owners | None = None
         self._plans = Plans(pipe, layouts, rule)
         self._passes = 0
 
@@ -152,6 +194,11 @@ class Dense:
             last = max(block_number(name) for name in self._stock)
             raise ValueError(
                 f"blocks names {sorted(unknown)}, but this transformer has blocks 0 to {last}."
+            )
+        heads = pipe.transformer.config.num_attention_heads
+        if max(rule.heads or (0,)) >= heads:
+            raise ValueError(
+                f"heads names {max(rule.heads)}, but this transformer has heads 0 to {heads - 1}."
             )
         image_only = sum(".attn2." in name for name in self._ours)
         self.patched = f"{len(self._ours) - image_only} joint + {image_only} image-only"
@@ -168,6 +215,7 @@ class Dense:
         grid = (height // scale, width // scale)
         length = pipe.tokenizer_max_length + self.inputs["max_sequence_length"]
         self._plans.plan(range(len(layouts)), grid, length)
+        self.backend = chosen_backend(rule, grid[0] * grid[1] + length, pipe.transformer.device)
 
     @contextmanager
     def rows(self, owners: Sequence[int | None]) -> Iterator[None]:
@@ -176,12 +224,7 @@ class Dense:
         `with dense.rows([None, 0]):` leaves row 0 alone and edits row 1 by layout 0. The
         timestep has to be one of `pipe.scheduler.timesteps`. ValueError for an unknown layout.
         """
-        for owner in owners:
-            if owner is not None and owner not in range(len(self.layouts)):
-                raise ValueError(
-                    f"rows names layout {owner!r}, but layouts are 0 to {len(self.layouts) - 1}, "
-                    "or None for a row that is left alone."
-                )
+        check_owners(owners, len(self.layouts))
         before, self._owners = self._owners, tuple(owners)
         try:
             yield
@@ -230,56 +273,24 @@ class Dense:
 
     # ------------------------------------------------------------------------------ every pass
     def _before_pass(self, transformer: Any, args: tuple, kwargs: dict) -> None:
-        names = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
-        given = dict(zip(names, args, strict=False)) | kwargs
-        latents, text, skipped = (
-            given["hidden_states"],
-            given["encoder_hidden_states"],
-            given.get("skip_layers"),
-        )
-        step = find_step(given["timestep"], self.pipe.scheduler)
-        owners = self._owners_of(latents.shape[0], every_row=skipped is not None)
-        patch = transformer.config.patch_size
-        grid = (latents.shape[-2] // patch, latents.shape[-1] // patch)
+        reading = read_pass(self.pipe, args, kwargs)
+        owners = row_owners(self.pipe, reading, len(self.layouts), self._owners, "dense")
         rows = [row for row, owner in enumerate(owners) if owner is not None]
-        plan = self._plans.plan([owners[row] for row in rows], grid, text.shape[1], latents.device)
+        plan = self._plans.plan(
+            [owners[row] for row in rows], reading.grid, reading.text, reading.device
+        )
         self.now = Pass(
-            step=step,
-            rows=torch.tensor(rows, dtype=torch.long, device=latents.device),
+            step=reading.step,
+            numbers=rows,
+            rows=taken(rows, reading.device),
+            others=taken([row for row in range(len(owners)) if row not in rows], reading.device),
             plan=plan,
             image_plan=plan.image_only(),
         )
         self._passes += 1
         for name, ours in self._ours.items():
-            if rows and block_number(name) not in (skipped or ()):
-                ours.expected += self.rule.active(step, joint=".attn." in name)
-
-    def _owners_of(self, batch: int, every_row: bool) -> tuple[int | None, ...]:
-        """The layout of every batch row; None for the rows of the negative prompt.
-
-        A guided batch is [negative, positive]; a skip-layer pass (`every_row`) is positive only.
-        """
-        if self._owners is not None:
-            if len(self._owners) != batch:
-                raise ValueError(
-                    f"dense.rows names {len(self._owners)} rows, but the transformer got {batch}."
-                )
-            return self._owners
-        if getattr(self.pipe, "_guidance_scale", None) is None:
-            raise ValueError(
-                "the transformer was called outside pipe(...), which leaves open what its rows "
-                "are: say so, e.g. `with dense.rows([None, 0]):` for negative and positive."
-            )
-        guided = self.pipe.do_classifier_free_guidance and not every_row
-        negative = batch // 2 if guided else 0
-        images, rest = divmod(batch - negative, len(self.layouts))
-        if rest or (guided and batch % 2):
-            raise ValueError(
-                f"a batch of {batch} rows {'with' if guided else 'without'} guidance does not "
-                f"divide among {len(self.layouts)} layouts: give one prompt per layout "
-                "(dense.inputs does), or name the rows with dense.rows."
-            )
-        return (None,) * negative + tuple(row // images for row in range(batch - negative))
+            if rows and block_number(name) not in (reading.skipped or ()):
+                ours.expected += self.rule.active(reading.step, joint=".attn." in name)
 
 
 @contextmanager
@@ -330,6 +341,11 @@ def stock_processors(transformer: Any) -> dict[str, JointAttnProcessor2_0]:
                 "dense_attention is already active on this transformer and cannot be nested: "
                 "leave the outer `with` block first, or pass all layouts as a list."
             )
+        if kind == "RecordingProcessor":
+            raise RuntimeError(
+                "record_attention is active on this transformer, and dense_attention cannot start "
+                "inside it: open dense_attention first and record_attention inside it."
+            )
         if kind == "FusedJointAttnProcessor2_0":
             raise ValueError(
                 "this transformer's projections are fused, so there are no separate queries and "
@@ -341,6 +357,24 @@ def stock_processors(transformer: Any) -> dict[str, JointAttnProcessor2_0]:
                 "processors are JointAttnProcessor2_0. Unload adapters that replace them."
             )
     return processors
+
+
+def chosen_backend(rule: Rule, tokens: int, device: torch.device) -> str:
+    """The backend of a rule; "auto" becomes "fused" on a GPU and where scores would be large."""
+    if not isinstance(rule, DenseConfig):
+        return "explicit"  # other rules are defined by their scores
+    if rule.backend == "auto":
+        return "fused" if device.type == "cuda" or tokens > MANY_TOKENS else "explicit"
+    return rule.backend
+
+
+def taken(rows: list[int], device: torch.device) -> slice | Tensor | None:
+    """An index of some batch rows: a slice, which copies nothing, if they are one stretch."""
+    if not rows:
+        return None
+    if rows == list(range(rows[0], rows[-1] + 1)):
+        return slice(rows[0], rows[-1] + 1)
+    return torch.tensor(rows, device=device)
 
 
 def block_number(name: str) -> int:

@@ -1,4 +1,4 @@
-"""The command line: `densenb demo | generate | preview | evaluate`.
+"""The command line: `densenb demo | generate | preview | evaluate | doctor | gallery`.
 
 What the user can mend ends in one line on stderr and exit code 2, before any long work.
 """
@@ -91,11 +91,24 @@ def parser() -> Parser:
         "--keep", type=_count, default=8, help="how many first scenes to picture (%(default)s)"
     )
     evaluate.set_defaults(run=run_evaluate)
+
+    doctor = commands.add_parser("doctor", help="what will run here, what not, and why")
+    doctor.add_argument("--t4", action="store_true", help="plan for a Colab T4 instead")
+    doctor.set_defaults(run=run_doctor)
+
+    gallery = commands.add_parser("gallery", help="the report's prompts, stock and dense, to share")
+    gallery.add_argument("--out", type=Path, default=Path("out/gallery"), help="(%(default)s)")
+    gallery.add_argument("--seeds", type=_seeds, default=[0, 1], help="such as 0,1,2 (0,1)")
+    gallery.add_argument("--no-t5", action="store_true", help="less memory, weaker on long prompts")
+    _sampling(gallery)
+    gallery.set_defaults(run=run_gallery)
     return top
 
 
 def _sampling(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", default="tiny", help="tiny, or a folder (%(default)s)")
+    command.add_argument(
+        "--model", default="tiny", help="tiny, medium, large or a folder (%(default)s)"
+    )
     command.add_argument("--steps", type=_count, help="sampling steps (the model's own)")
     command.add_argument("--guidance", type=float, help="guidance scale (the model's own)")
 
@@ -203,6 +216,27 @@ def run_evaluate(options: argparse.Namespace) -> None:
     for what in (options.out, options.sheet, options.pictures):
         if what:
             print(f"wrote {what}")
+
+
+def run_doctor(options: argparse.Namespace) -> None:
+    from densenb import doctor, memory
+
+    for line in doctor.report(memory.T4 if options.t4 else None):
+        print(line, flush=True)
+
+
+def run_gallery(options: argparse.Namespace) -> None:
+    _folder(options.out)
+    from densenb import gallery
+
+    gallery.run(
+        options.out,
+        options.model,
+        seeds=options.seeds,
+        steps=options.steps,
+        guidance=options.guidance,
+        t5=not options.no_t5,
+    )
 
 
 def _layout(path: Path) -> Any:

@@ -126,20 +126,23 @@ class Layout:
         return torch.stack([region.mask.raster(height, width) for region in self.regions])
 
     def token_masks(self, rows: int, columns: int, method: str = "area") -> Tensor:
-        """Which image tokens belong to each region: bool `[R, rows, columns]`.
+        """Which image tokens belong to each region: bool `[R, rows, columns]`, or float if soft.
 
         "area": tokens of which at least half is covered; a region too small for that gets the token
-        it covers best, with a warning. "nearest": as DenseDiffusion was released (Kim et al. 2023),
+        it covers best, with a warning. "soft": the share of a token that is covered, 0 to 1, where
+        regions that overlap share it. "nearest": as DenseDiffusion was released (Kim et al. 2023),
         one sample per token, so that small regions may vanish.
         """
-        if method not in ("area", "nearest"):
-            raise ValueError(f'method is {method!r}: it must be "area" or "nearest".')
+        if method not in ("area", "soft", "nearest"):
+            raise ValueError(f'method is {method!r}: it must be "area", "soft" or "nearest".')
         check_size("rows", rows)
         check_size("columns", columns)
         pixels = self.pixel_masks(rows * TOKEN_PIXELS, columns * TOKEN_PIXELS)
         if method == "nearest":
             return pixels[:, ::TOKEN_PIXELS, ::TOKEN_PIXELS] >= 0.5
         covered = torch.nn.functional.avg_pool2d(pixels, TOKEN_PIXELS)
+        if method == "soft":
+            return covered / covered.sum(dim=0).clamp(min=1)
         masks = covered >= 0.5
         for region, mask, share in zip(self.regions, masks, covered, strict=True):
             if not mask.any():

@@ -5,27 +5,32 @@ Every model is a stock `StableDiffusion3Pipeline`. Taught in notebooks 00 and 01
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import count
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import diffusers
 import torch
-import transformers
 from diffusers import StableDiffusion3Pipeline
 from PIL import Image
 from tqdm.auto import tqdm
 
+from densenb.access import cache_folder, fetch, is_cached
+from densenb.configs import REPOSITORIES, saved_sizes, sizes
+from densenb.frugal import FrugalPipeline
 from densenb.layout import Layout
+from densenb.loading import dtype_argument, load_planned, quiet_loading
+from densenb.memory import Plan, choose, here
 from densenb.modulation import DenseConfig, Rule
 from densenb.tokens import encode
 
 MINIATURE = Path(__file__).parent / "tiny" / "assets" / "model"
-GATED = ("medium", "large")
+PLANNED_GB = 2.0  # models with more weights are loaded by a memory plan
 TEXT_ARGUMENTS = ("prompt", "prompt_2", "prompt_3", "prompt_embeds", "pooled_prompt_embeds")
 
 
@@ -67,25 +72,42 @@ TINY = Tier(
     # neutral special tokens the padding, which carries the whole caption, tells every pixel of all.
     tuned={"special_tokens": "negative"},
 )
+# Guidance as Stability recommends; a picture's size is the memory plan's.
+TIERS = {
+    "medium": Tier("medium", "SD 3.5 medium", 1024, 1024, 28, 5.0, 256),
+    "large": Tier("large", "SD 3.5 large", 1024, 1024, 28, 4.5, 256),
+}
 _tiers: WeakKeyDictionary[Any, Tier] = WeakKeyDictionary()
 
 
 def load(
     name_or_path: str | Path = "tiny",
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    t5: bool = True,
+    plan: Plan | None = None,
 ) -> StableDiffusion3Pipeline:
     """A pipeline ready to sample: in eval mode, without gradients, its own progress bar off.
 
-    `name_or_path`: "tiny", the bundled miniature, or a folder that `save_pretrained` wrote. Weights
-    are converted to `dtype`. Nothing is downloaded. Raises ValueError for any other name.
+    Args:
+        name_or_path: "tiny", the bundled miniature; "medium" or "large", Stable Diffusion 3.5,
+            gated, downloaded on first use; or a folder that `save_pretrained` wrote.
+        device, dtype: for small models the CPU and float32 by default. Full-size ones take the GPU
+            where there is one, and float16 below compute capability 8.0.
+        t5: False leaves the largest text encoder out: less memory, weaker on long captions.
+        plan: how to load (`memory.choose`); by default the best for this machine.
+
+    A full-size model prints its memory plan before anything is downloaded, and loads its text
+    encoders only when a new text comes. Raises ValueError, with what to do, for an unknown name,
+    without access, and for what does not fit this machine.
     """
-    if name_or_path in GATED:
-        raise ValueError(
-            f"{name_or_path!r} is not available in this version: Stable Diffusion 3.5 is a gated "
-            'download that densenb does not load yet. Use load("tiny"), or the folder of a saved '
-            "StableDiffusion3Pipeline."
-        )
+    if name_or_path in REPOSITORIES:
+        plan = plan or plan_for(str(name_or_path), device, dtype, t5=t5)
+        print(plan)
+        plan.require()
+        pipe = load_planned(fetch(str(name_or_path), plan.precisions), plan)
+        return _prepared(pipe, plan, TIERS[str(name_or_path)])
     tiny = name_or_path == "tiny"
     folder = MINIATURE if tiny else Path(name_or_path)
     if not (folder / "model_index.json").is_file():
@@ -93,19 +115,73 @@ def load(
             "the bundled miniature is missing from this copy of densenb (tiny/assets/model has no "
             "model_index.json): install densenb again, from the full repository."
             if tiny
-            else f"{str(name_or_path)!r} is neither 'tiny' nor a folder with a saved pipeline "
-            "(model_index.json): check the path, or use 'tiny'."
+            else f"{str(name_or_path)!r} is neither 'tiny', 'medium' or 'large' nor a folder with a"
+            " saved pipeline (model_index.json): check the path, or use 'tiny'."
         )
-    with _quiet_loading():
+    if plan is None and weights_gb(folder) > PLANNED_GB:
+        plan = plan_for(folder, device, dtype, t5=t5)
+        print(plan)
+        plan.require()
+    if plan is not None:
+        pipe = load_planned(folder, plan)
+        return _prepared(pipe, plan, _generic_tier(pipe, folder.resolve().name))
+    without = {} if t5 else {"text_encoder_3": None, "tokenizer_3": None}
+    with quiet_loading():
         pipe = StableDiffusion3Pipeline.from_pretrained(
-            folder, local_files_only=True, **{_dtype_argument(): dtype}
+            folder, local_files_only=True, **{dtype_argument(): dtype or torch.float32}, **without
         )
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     _tiers[pipe] = TINY if tiny else _generic_tier(pipe, name=folder.resolve().name)
-    return pipe.to(device)
+    return pipe.to(device or "cpu")
+
+
+def load_or_tiny(name_or_path: str | Path, **options: Any) -> StableDiffusion3Pipeline:
+    """`load`, but the miniature, under a banner, if the model cannot be had here.
+
+    For the first cell of a notebook, so that the lesson goes on; programs want `load`.
+    """
+    try:
+        return load(name_or_path, **options)
+    except (ValueError, OSError) as error:
+        reason = f"{str(name_or_path)!r} cannot be loaded: {error}"
+        reason = textwrap.fill(reason, 76, break_long_words=False, break_on_hyphens=False)
+        rule = "=" * 76
+        print(f"{rule}\n{reason}\n\nThis lesson goes on with the MINIATURE.\n{rule}")
+        return load("tiny")
+
+
+def plan_for(
+    name_or_path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    t5: bool = True,
+) -> Plan:
+    """The memory plan that `load` would follow on this machine, for a name or a saved folder."""
+    device = None if device is None else str(device)
+    kind = None if dtype is None else str(dtype).removeprefix("torch.")
+    if name_or_path in REPOSITORIES:
+        machine = here(device, folder=cache_folder())
+        name = str(name_or_path)
+        return choose(name, sizes(name), machine, t5=t5, dtype=kind, download=not is_cached(name))
+    folder = Path(name_or_path)
+    machine = here(device, folder=folder)
+    return choose(folder.resolve().name, saved_sizes(folder), machine, t5=t5, dtype=kind)
+
+
+def _prepared(pipe: FrugalPipeline, plan: Plan, this: Tier) -> FrugalPipeline:
+    pipe.set_progress_bar_config(disable=True)
+    label = f"{this.label} ({plan.label})"
+    _tiers[pipe] = replace(this, label=label, height=plan.side, width=plan.side)
+    return pipe
+
+
+def weights_gb(folder: Path) -> float:
+    """GB of weights (`*.safetensors`) in a saved pipeline."""
+    return sum(path.stat().st_size for path in folder.glob("*/*.safetensors")) / 1e9
 
 
 def tier(pipe: Any) -> Tier:
@@ -167,13 +243,15 @@ def generate(
     config: Rule | None = DenseConfig(),  # noqa: B008 (frozen)
     steps: int | None = None,
     guidance: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
     **call_kwargs: Any,
 ) -> list[Image.Image]:
     """One picture per seed, with a progress bar; `seeds` as in `generators`.
 
     `config=None` gives the stock pictures: the same text, noise, steps and guidance, no layout. A
-    seed's picture does not depend on the other seeds. Everything is checked before any sampling
-    (ValueError); RuntimeError when the numbers overflow on the way.
+    seed's picture does not depend on the other seeds. `progress(done, total)`, called after every
+    step, takes the place of the bar. Everything is checked before any sampling (ValueError);
+    RuntimeError when the numbers overflow on the way.
     """
     # Here, because attention.py builds on this module.
     from densenb.attention import dense_attention
@@ -192,11 +270,14 @@ def generate(
         total = inputs["num_inference_steps"]
         if total < 1:
             raise ValueError(f"steps is {total}, but has to be at least 1.")
-        with tqdm(total=len(noise) * total, desc="sampling", unit="step") as bar:
+        done, every = count(1), len(noise) * total
+        with tqdm(total=every, desc="sampling", unit="step", disable=bool(progress)) as bar:
 
             def after_step(_: Any, index: int, __: Any, state: dict[str, Any]) -> dict[str, Any]:
                 _check_finite(state["latents"], f"the latents of step {index + 1} of {total}")
                 bar.update()
+                if progress is not None:
+                    progress(next(done), every)
                 return state
 
             images = []
@@ -245,23 +326,3 @@ def _check_finite(tensor: torch.Tensor, what: str) -> None:
             f"{what} are not finite numbers: {tensor.dtype} overflowed. Load the model with "
             "dtype=torch.float32, or torch.bfloat16 on a GPU that has it."
         )
-
-
-def _dtype_argument() -> str:
-    """What diffusers calls it: `torch_dtype` gave way to `dtype`, and now warns."""
-    renamed = hasattr(diffusers.utils.deprecation_utils, "_resolve_dtype")
-    return "dtype" if renamed else "torch_dtype"
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """No bars while loading: a small model loads faster than one can read them."""
-    loggers = [diffusers.utils.logging, transformers.utils.logging]
-    shown = [logger for logger in loggers if logger.is_progress_bar_enabled()]
-    for logger in shown:
-        logger.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for logger in shown:
-            logger.enable_progress_bar()

@@ -38,23 +38,23 @@ def find_step(timestep: Tensor, scheduler: Any) -> Step:
 def token_regions(
     pipe: Any, layout: Layout, rule: Rule, grid: tuple[int, int], t5_length: int, columns: int
 ) -> Tensor:
-    """Which joint token is in which region: `[N, columns]` (bool), image first, then CLIP, then T5.
+    """Which joint token is in which region: `[N, columns]`, image first, then CLIP, then T5.
 
     Columns are the layout's regions, empty ones up to `columns`, and last the background. `grid` is
-    the image tokens' (rows, columns).
+    the image tokens' (rows, columns). Float for soft masks, else bool.
     """
     count = len(layout.regions)
     masks = layout.token_masks(*grid, method=rule.masks).flatten(1)  # [regions, image]
     first_match = rule.phrase_match == "first"
     text = text_regions(pipe, layout, t5_length, first_match).member  # [text, phrases]
     image = masks.shape[1]
-    member = torch.zeros(image + len(text), columns, dtype=torch.bool)
+    member = torch.zeros(image + len(text), columns, dtype=masks.dtype)
     member[:image, :count] = masks.T
     member[image:, :count] = text[:, :count]
     if layout.background is not None:
         member[image:, -1] = text[:, count]
     if layout.background is not None or rule.unassigned == "background":
-        member[:image, -1] = ~masks.any(dim=0)
+        member[:image, -1] = 1 - masks.float().sum(dim=0).clamp(max=1)
     return member
 
 
@@ -71,16 +71,15 @@ class Plans:
         self, owners: Sequence[int], grid: tuple[int, int], text: int, device: Any = "cpu"
     ) -> Plan:
         """The plan for rows that follow layouts `owners`, on a grid of image and `text` tokens."""
-        key = (tuple(owners), grid, text, str(device))
+        key, image = (tuple(owners), grid, text, str(device)), grid[0] * grid[1]
         if key not in self._plans:
-            shape = (0, grid[0] * grid[1] + text, self._columns)
-            rows = [self._member(owner, grid, text)[None] for owner in owners]
+            rows = [self._member(owner, grid, text) for owner in owners]
             strengths = torch.ones(len(owners), self._columns)
             for row, owner in enumerate(owners):
                 for column, region in enumerate(self._layouts[owner].regions):
                     strengths[row, column] = region.strength
-            member = torch.cat([torch.zeros(shape, dtype=torch.bool), *rows])
-            self._plans[key] = Plan(member.to(device), strengths.to(device), grid[0] * grid[1])
+            member = torch.stack(rows) if rows else torch.zeros(0, image + text, self._columns)
+            self._plans[key] = Plan(member.to(device), strengths.to(device), image)
         return self._plans[key]
 
     def _member(self, owner: int, grid: tuple[int, int], text: int) -> Tensor:

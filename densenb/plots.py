@@ -1,73 +1,53 @@
-"""One palette and one style for every figure: masks over pictures, before and after, sheets.
+"""Figures with axes: a layout before and after, its token grid, and attention from all sides.
 
-Figures are returned, never shown, and do not touch pyplot: they work on machines without a display.
+The one place to import from: attention over the picture is in `attention_plots`, attention as
+numbers in `charts`, pictures without axes and the palette in `pictures`. Figures are returned,
+never shown, and do not touch pyplot: they work on machines without a display.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
+from densenb.attention_plots import (
+    attention_strip,
+    phrase_overlay,
+    read_phrases,
+    read_strip,
+    share_inside,
+)
+from densenb.charts import (
+    block_step_heatmap,
+    curves,
+    quadrants,
+    read_curves,
+    read_heatmap,
+    read_quadrants,
+)
 from densenb.layout import TOKEN_PIXELS, Layout
+from densenb.pictures import (
+    PALETTE,
+    centre,
+    overlay,
+    region_colour,
+    sheet,
+    side_by_side,
+    to_image,
+    wrapped,
+)
 
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F0E442")
-"""Region colours, told apart by colour-blind readers too (Okabe & Ito 2008); they repeat."""
-
-
-def region_colour(index: int) -> str:
-    """The palette's colour of a region, as "#rrggbb"."""
-    return PALETTE[index % len(PALETTE)]
-
-
-def to_image(picture: Image.Image | Tensor) -> Image.Image:
-    """A picture [3, H, W] in [0, 1] (or one that is an image already) as an RGB image."""
-    if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
-    pixels = (picture.detach().float().clamp(0, 1) * 255).round().byte()
-    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
-
-
-def overlay(
-    image: Image.Image | Tensor, masks: Tensor, fill: float = 0.0, line: int = 2
-) -> Image.Image:
-    """The picture with the outline of each mask drawn, in the region's colour.
-
-    Args:
-        image: PIL, or [3, H, W] in [0, 1].
-        masks: [R, H, W] in [0, 1], on the picture's own pixels (`layout.pixel_masks`).
-        fill: opacity of the region's colour inside the mask.
-        line: width of the outline in pixels; a white line as wide runs along its inside.
-    """
-    canvas = np.asarray(to_image(image)).astype(np.float32)
-    if masks.shape[-2:] != canvas.shape[:2]:
-        raise ValueError(
-            f"masks are {tuple(masks.shape[-2:])}, the picture {canvas.shape[:2]}: "
-            "draw them at its size with layout.pixel_masks(height, width)."
-        )
-    for index, mask in enumerate(masks >= 0.5):
-        colour = np.array(_rgb(region_colour(index)), dtype=np.float32)
-        canvas[mask] += fill * (colour - canvas[mask])
-        inside = _shrunk(mask, line)
-        canvas[inside & ~_shrunk(inside, line)] = 255
-        canvas[mask & ~inside] = colour
-    return Image.fromarray(canvas.round().astype(np.uint8))
-
-
-def _rgb(colour: str) -> tuple[int, ...]:
-    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
-
-
-def _shrunk(mask: Tensor, by: int) -> Tensor:
-    """The mask without a rim `by` pixels wide; outside of the picture counts as outside."""
-    outside = F.pad(1 - mask.float()[None], (by,) * 4, value=1.0)
-    return F.max_pool2d(outside, 2 * by + 1, stride=1)[0] < 0.5
+__all__ = [
+    "PALETTE", "attention_strip", "before_after", "block_step_heatmap", "curves", "name_regions",
+    "overlay", "phrase_overlay", "quadrants", "read_curves", "read_heatmap", "read_phrases",
+    "read_quadrants", "read_strip", "region_colour", "share_inside", "sheet", "show",
+    "side_by_side", "to_image", "token_grid",
+]  # fmt: skip
 
 
 def before_after(
@@ -111,23 +91,12 @@ def name_regions(axis: Axes, layout: Layout, masks: Tensor) -> None:
     """The regions as filled shapes, each with its phrase; the background's phrase at the bottom."""
     height, width = masks.shape[-2:]
     show(axis, overlay(torch.full((3, height, width), 0.94), masks, fill=0.5))
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    for region, mask in zip(layout.regions, masks >= 0.5, strict=True):
-        if mask.any():
-            centre = x[mask].float().mean().item(), y[mask].float().mean().item()
-            axis.text(*centre, _wrapped(region.phrase), ha="center", va="center", fontsize=7)
+    for region, mask in zip(layout.regions, masks, strict=True):
+        if (mask >= 0.5).any():
+            axis.text(*centre(mask), wrapped(region.phrase), ha="center", va="center", fontsize=7)
     if layout.background is not None:
         place = width / 2, height * 0.98
-        axis.text(*place, _wrapped(layout.background, 36), ha="center", va="bottom", fontsize=7)
-
-
-def _wrapped(text: str, width: int = 16) -> str:
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)
+        axis.text(*place, wrapped(layout.background, 36), ha="center", va="bottom", fontsize=7)
 
 
 def token_grid(layout: Layout, rows: int, columns: int) -> Figure:
@@ -143,19 +112,3 @@ def token_grid(layout: Layout, rows: int, columns: int) -> Figure:
     right.set_title(f"{rows} x {columns} image tokens", fontsize=10)
     figure.suptitle(layout.text, fontsize=10, wrap=True)
     return figure
-
-
-def sheet(rows: Mapping[str, Sequence[Image.Image | Tensor]], side: int = 128) -> Image.Image:
-    """A contact sheet: one labelled row of pictures for each name, `side` pixels a picture."""
-    margin, gap = 20, 4
-    longest = max(len(pictures) for pictures in rows.values())
-    size = (gap + longest * (side + gap), len(rows) * (side + margin) + gap)
-    canvas = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
-    for row, (name, pictures) in enumerate(rows.items()):
-        top = row * (side + margin)
-        pen.text((gap, top + 3), name, fill="black", font=font)
-        for column, picture in enumerate(pictures):
-            small = to_image(picture).resize((side, side), Image.Resampling.LANCZOS)
-            canvas.paste(small, (gap + column * (side + gap), top + margin))
-    return canvas

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from densenb.frugal import FrugalPipeline
 from densenb.layout import Layout, find_phrase
 
 
@@ -119,7 +120,7 @@ def encode(
     Kim et al. 2023): words of one region then know nothing of the others. The pooled text stays.
     """
     layouts = [layouts] if isinstance(layouts, Layout) else list(layouts)
-    if pipe.text_encoder is None or pipe.text_encoder_2 is None:
+    if not isinstance(pipe, FrugalPipeline) and None in (pipe.text_encoder, pipe.text_encoder_2):
         raise ValueError("pipe has no CLIP text encoders: encode before you free them.")
     phrases = [
         layout_spans(pipe, layout, t5_length, first_match_only) if phrases_alone else []

@@ -15,6 +15,7 @@ from PIL import Image
 from densenb import cli, demo, plots
 from densenb.evaluate import named_object
 from densenb.layout import Layout, Region, box, ellipse
+from densenb.memory import Machine
 from densenb.modulation import DenseConfig
 from densenb.tiny import vocabulary
 from densenb.tiny.oracle import Oracle
@@ -48,6 +49,9 @@ def layout_file(tmp_path):
 def random_oracle(monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr("densenb.evaluate.load_oracle", lambda device: Oracle().eval())
+
+
+COMMANDS = ("demo", "generate", "preview", "evaluate", "doctor", "gallery")
 
 
 def fails(capsys, *arguments) -> str:
@@ -110,7 +114,7 @@ def test_evaluate_writes_rows_table_sheet_and_pictures(model, tmp_path, capsys, 
         (["generate", "--layout", "gone.json", "--out", "{tmp}/x"], "gone.json"),
         (["generate", "--layout", "{layout}", "--out", "{layout}"], "layout.json"),
         (["generate", "--layout", "{layout}", "--out", "{tmp}/x", "--seeds", "a"], "0,1,2"),
-        (["generate", "--layout", "{layout}", "--out", "{tmp}/x", "--model", "large"], "large"),
+        (["generate", "--layout", "{layout}", "--out", "{tmp}/x", "--model", "huge"], "huge"),
         (
             ["generate", "--layout", "{layout}", "--out", "{tmp}/x", "--method", "transfered"],
             "did you mean 'transferred'",
@@ -129,6 +133,16 @@ def test_mistakes_end_in_one_line(arguments, message, layout_file, tmp_path, cap
     monkeypatch.chdir(tmp_path)
     filled = [part.format(tmp=tmp_path, layout=layout_file) for part in arguments]
     assert message in fails(capsys, *filled)
+
+
+def test_a_model_that_does_not_fit_shows_why(layout_file, tmp_path, capsys, monkeypatch):
+    small = Machine("a netbook", "cpu", host=4.0)
+    monkeypatch.setattr("densenb.pipelines.here", lambda *_, **__: small)
+    arguments = ["--layout", layout_file, "--out", str(tmp_path), "--model", "medium"]
+    assert cli.main(["generate", *arguments]) == 2
+    streams = capsys.readouterr()
+    assert "medium on a netbook" in streams.out
+    assert "medium does not fit a netbook" in streams.err and streams.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -192,7 +206,7 @@ def test_version_and_help(capsys):
         assert stop.value.code == 0
     printed = capsys.readouterr().out
     assert printed.startswith("densenb ")
-    assert all(command in printed for command in ("demo", "generate", "preview", "evaluate"))
+    assert all(command in printed for command in COMMANDS)
 
 
 def test_the_miniature_warns_of_words_it_never_saw():

@@ -16,11 +16,11 @@ from densenb.modulation import (
     Rule,
     Step,
     area_weight,
-    decayed,
     modulate,
     push_pull,
     region_strength,
     same_region,
+    schedule,
 )
 
 ALL = {"image_text": 0.9, "image_image": 0.5, "text_image": 0.7, "text_text": 0.3}
@@ -36,6 +36,10 @@ def random_case(seed: int, batch: int = 2, heads: int = 2, image: int = 12, text
     background[:, :image, 0] = ~member[:, :image].any(-1)
     strengths = torch.cat([torch.rand(batch, 3, generator=g), torch.ones(batch, 1)], dim=1)
     return scores, Plan(torch.cat([member, background], dim=-1), strengths, image)
+
+
+def at(sigma: float) -> Step:
+    return Step(0, 10, sigma)
 
 
 def plain(plan: Plan, keep_background: bool = True) -> Plan:
@@ -77,10 +81,10 @@ def test_published_rule_is_the_released_code(seed, quadrant):
         rows = scores[0, :, :image, :image]
         expected = released(rows, masks, None, 0.3, t, image_keys=True)
         plan, scores = plan.image_only(), rows[None]
-        result = modulate(scores, plan, DenseConfig.published(), t / 1000)[0]
+        result = modulate(scores, plan, DenseConfig.published(), at(t / 1000))[0]
     else:
         expected = released(scores[0, :, :image, image:], masks, token_maps, 1.0, t, False)
-        result = modulate(scores, plan, DenseConfig.published(), t / 1000)[0, :, :image, image:]
+        result = modulate(scores, plan, DenseConfig.published(), at(t / 1000))[0, :, :image, image:]
     assert torch.allclose(result, expected, atol=1e-5)
 
 
@@ -104,22 +108,39 @@ def test_region_strength_is_the_strongest_of_the_querys_regions():
 
 
 def test_schedule():
-    assert decayed(1.0, 5) == 1 and decayed(0.5, 0) == 1
-    assert decayed(0.9, 5) == pytest.approx(0.59049)
+    assert schedule(at(1.0), "sigma", 5, 0.3) == 1 and schedule(at(0.5), "sigma", 0, 0.3) == 1
+    assert schedule(at(0.9), "sigma", 5, 0.3) == pytest.approx(0.59049)
+    halfway = Step(7, 28, 0.9)
+    assert schedule(halfway, "fraction", 2, 0.5) == pytest.approx(0.75**2)
+    assert schedule(halfway, "cosine", 1, 0.5) == pytest.approx(0.5)
+    assert schedule(Step(14, 28, 0.9), "cosine", 1, 0.5) == pytest.approx(0)
+    assert schedule(Step(0, 28, 1.0), "cosine", 3, 0.5) == 1
+
+
+def test_the_published_schedule_is_weaker_by_fraction_than_by_sigma():
+    """Under shift 3, sigma ** 5 stays 1.46 times (1 - i / 28) ** 5 in the mean of the window."""
+    steps = [Step(i, 28, 3 * (1 - i / 28) / (1 + 2 * (1 - i / 28))) for i in range(9)]
+    means = [
+        sum(schedule(step, clock, 5, 0.3) for step in steps) / 9 for clock in ("sigma", "fraction")
+    ]
+    assert means == [pytest.approx(0.757, abs=0.01), pytest.approx(0.517, abs=0.01)]
 
 
 def test_push_pull_by_hand():
     scores = torch.tensor([[[[0.0, 2.0, 4.0]]]])
-    same = torch.tensor([[[True, True, False]]])
+    same = torch.tensor([[[1.0, 1.0, 0.0]]])
     moved = push_pull(scores, same, torch.full((1, 1, 3), 0.5))
     assert moved[0, 0, 0].tolist() == [2.0, 3.0, 2.0]
+    halved = push_pull(scores, same / 2, torch.full((1, 1, 3), 0.5))  # half in the region
+    assert halved[0, 0, 0].tolist() == [1.0, 2.0, 2.0]
 
 
 def test_fixed_bias_is_in_logits():
     scores, plan = random_case(0)
     config = DenseConfig(**ALL, value_range=None, area=0, special_tokens="negative")
-    moved = modulate(scores, plain(plan), config, sigma=1.0) - scores
-    same = same_region(plan.member, plan.member)
+    moved = modulate(scores, plain(plan), config, at(1.0)) - scores
+    same = same_region(plan.member, plan.member) > 0
+    free = plan.unlabelled
     image = plan.image
     for rows, columns, strength in [
         (slice(image), slice(image, None), 0.9),
@@ -127,8 +148,11 @@ def test_fixed_bias_is_in_logits():
         (slice(image, None), slice(image), 0.7),
         (slice(image, None), slice(image, None), 0.3),
     ]:
-        sign = torch.where(same[:, None, rows, columns], 1.0, -1.0).double()
-        assert torch.allclose(moved[:, :, rows, columns], (sign * strength).expand(2, 2, -1, -1))
+        sign = torch.where(same[:, rows, columns], 1.0, -1.0).double()
+        if rows.start:  # text queries leave unlabelled text alone, and are left alone by it
+            sign = sign.masked_fill(free[:, rows, None] | free[:, None, columns], 0)
+        expected = (sign * strength)[:, None].expand(2, 2, -1, -1)
+        assert torch.allclose(moved[:, :, rows, columns], expected)
 
 
 def test_each_quadrant_touches_only_itself():
@@ -137,37 +161,61 @@ def test_each_quadrant_touches_only_itself():
     part = {"image": slice(image), "text": slice(image, None)}
     off = dict.fromkeys(ALL, 0.0)
     for name in ALL:
-        moved = modulate(scores, plan, DenseConfig(**off | {name: 0.5}), 0.9) != scores
+        moved = modulate(scores, plan, DenseConfig(**off | {name: 0.5}), at(0.9)) != scores
         query, key = name.split("_")
         assert moved[:, :, part[query], part[key]].any()
         moved[:, :, part[query], part[key]] = False
         assert not moved.any(), name
 
 
-def test_special_tokens_neutral_or_negative():
+def test_what_pixels_make_of_special_tokens():
     scores, plan = random_case(2)
     assert plan.unlabelled.any()
+    neutral, negative, background = (
+        modulate(scores, plan, DenseConfig(**ALL, special_tokens=policy), at(0.9))
+        for policy in ("neutral", "negative", "background")
+    )
+    image = slice(0, plan.image)
     for row, token in plan.unlabelled.nonzero().tolist():
-        neutral = modulate(scores, plan, DenseConfig(**ALL), 0.9)
-        assert torch.equal(neutral[row, :, :, token], scores[row, :, :, token])
-        assert torch.equal(neutral[row, :, token], scores[row, :, token])
-        negative = modulate(scores, plan, DenseConfig(special_tokens="negative"), 0.9)
-        image = slice(0, plan.image)
-        assert (negative[row, :, image, token] <= scores[row, :, image, token]).all()
+        before = scores[row, :, :, token]
+        behind = plan.pixels[row, :, -1]
+        assert torch.equal(neutral[row, :, :, token], before)
+        assert (negative[row, :, image, token] <= before[:, image]).all()
+        moved = background[row, :, image, token] - before[:, image]
+        assert (moved[:, behind] >= 0).all() and moved[:, behind].any()
+        assert (moved[:, ~behind] <= 0).all() and moved[:, ~behind].any()
+        for after in (neutral, negative, background):  # a place for phrases to rest
+            assert torch.equal(after[row, :, token], scores[row, :, token])
+            assert torch.equal(after[row, :, plan.image :, token], before[:, plan.image :])
+
+
+@settings(deadline=None, max_examples=30)
+@given(seeds)
+def test_soft_regions_move_scores_between_the_hard_cases(seed):
+    scores, plan = random_case(seed)
+    config = DenseConfig(image_text=0, image_image=0.8, area=0)
+    g = torch.Generator().manual_seed(seed)
+    soft = torch.rand(plan.member.shape, generator=g)
+    soft = plan.member * soft / plan.member.sum(-1, keepdim=True).clamp(min=1)
+    none, some, whole = (
+        modulate(scores, replace(plan, member=member), config, at(1.0))
+        for member in (torch.zeros_like(soft), soft, plan.member.float())
+    )
+    assert (some >= none - 1e-9).all() and (some <= whole + 1e-9).all()
 
 
 def test_row_range_reaches_across_quadrants():
     scores, plan = random_case(3)
     scores[..., 0] = 50.0  # an image key that outshines everything
-    row = modulate(scores, plan, DenseConfig(value_range="row"), 0.9)
-    quadrant = modulate(scores, plan, DenseConfig(), 0.9)
+    row = modulate(scores, plan, DenseConfig(value_range="row"), at(0.9))
+    quadrant = modulate(scores, plan, DenseConfig(), at(0.9))
     text = slice(plan.image, None)
     assert quadrant[..., text].max() <= scores[..., text].max() < row[..., text].max()
 
 
 def test_half_precision_scores_are_lifted_to_float32():
     scores, plan = random_case(4)
-    assert modulate(scores.half(), plan, DenseConfig(), 0.9).dtype == torch.float32
+    assert modulate(scores.half(), plan, DenseConfig(), at(0.9)).dtype == torch.float32
 
 
 @settings(deadline=None, max_examples=30)
@@ -175,7 +223,7 @@ def test_half_precision_scores_are_lifted_to_float32():
 def test_scores_stay_in_the_range_of_their_row(seed, strength, value_range):
     scores, plan = random_case(seed)
     config = DenseConfig(**dict.fromkeys(ALL, strength), value_range=value_range)
-    moved = modulate(scores, plan, config, sigma=1.0)
+    moved = modulate(scores, plan, config, at(1.0))
     assert (moved <= scores.amax(-1, keepdim=True) + 1e-9).all()
     assert (moved >= scores.amin(-1, keepdim=True) - 1e-9).all()
     weights = config.probabilities(scores, plan, Step(0, 10, 1.0))
@@ -187,10 +235,10 @@ def test_scores_stay_in_the_range_of_their_row(seed, strength, value_range):
 def test_monotone_in_strength(seed, one, other):
     scores, plan = random_case(seed)
     weak, strong = (
-        modulate(scores, plan, DenseConfig(**dict.fromkeys(ALL, strength)), 0.9)
+        modulate(scores, plan, DenseConfig(**dict.fromkeys(ALL, strength)), at(0.9))
         for strength in sorted([one, other])
     )
-    same = same_region(plan.member, plan.member)[:, None]
+    same = same_region(plan.member, plan.member)[:, None] > 0
     rise = torch.where(same, strong - weak, weak - strong)
     assert (rise >= -1e-9).all()
 
@@ -204,7 +252,7 @@ def test_the_order_of_regions_does_not_matter(seed, order):
     )
     for config in (DenseConfig(**ALL), DenseConfig.published()):
         assert torch.equal(
-            modulate(scores, plan, config, 0.9), modulate(scores, shuffled, config, 0.9)
+            modulate(scores, plan, config, at(0.9)), modulate(scores, shuffled, config, at(0.9))
         )
 
 
@@ -228,7 +276,8 @@ def test_image_only_equals_temperature_and_bias(seed):
 def test_hard_mask_blinds_tokens_of_different_regions_only(seed):
     scores, plan = random_case(seed)
     plan = plain(plan, keep_background=False)
-    weights = HardMask().probabilities(scores, plan, Step(0, 10, 1.0))
+    rule = HardMask(special_tokens="neutral")
+    weights = rule.probabilities(scores, plan, Step(0, 10, 1.0))
     assert torch.allclose(weights.sum(-1), torch.ones((), dtype=weights.dtype))
     free = ~plan.member.any(-1)
     for row in range(2):
@@ -241,16 +290,25 @@ def test_hard_mask_blinds_tokens_of_different_regions_only(seed):
 
 @settings(deadline=None, max_examples=30)
 @given(seeds)
-def test_negative_hard_mask_leaves_unlabelled_text_to_the_background(seed):
+def test_hard_mask_leaves_unlabelled_text_to_the_background_and_to_text(seed):
     scores, plan = random_case(seed)
-    rule = HardMask(special_tokens="negative")
-    weights = rule.probabilities(scores, plan, Step(0, 10, 1.0))
+    weights = HardMask().probabilities(scores, plan, Step(0, 10, 1.0))
     assert torch.allclose(weights.sum(-1), torch.ones((), dtype=weights.dtype))
-    free, background = ~plan.member.any(-1), plan.member[..., -1]
     sees = weights.amin(1) > 0  # [B, Q, K]: in every head
-    owned = ~free & ~background
+    free, background = plan.unlabelled, plan.member[..., -1]
+    pixel = torch.arange(sees.shape[1]) < plan.image
+    owned = pixel & ~background
     assert not (sees & owned[:, :, None] & free[:, None]).any()
-    assert sees[(background | free)[:, :, None] & free[:, None]].all()
+    assert sees[(background | ~pixel)[:, :, None] & free[:, None]].all()
+
+
+def test_hard_mask_in_some_quadrants_leaves_the_others_open():
+    scores, plan = random_case(0)
+    weights = HardMask(quadrants=(("image", "text"),)).probabilities(scores, plan, at(1.0))
+    assert (weights[:, :, plan.image :] > 0).all() and (weights[..., : plan.image] > 0).all()
+    assert (weights[:, :, : plan.image, plan.image :] == 0).any()
+    with pytest.raises(ValueError, match="quadrants"):
+        HardMask(quadrants=(("image", "words"),))
 
 
 def test_hard_mask_names_a_wrong_policy():
@@ -290,10 +348,10 @@ def test_nothing_to_do_is_not_active():
         ("blocks", [-1]),
         ("blocks", "all"),
         ("blocks", 3),
-        ("backend", "fused"),
+        ("backend", "fast"),
         ("unassigned", "negative"),
         ("overlap_area", "max"),
-        ("masks", "soft"),
+        ("masks", "blurry"),
         ("phrase_match", "last"),
         ("encode_phrases_alone", "yes"),
     ],

@@ -11,6 +11,7 @@ from tiny_random import random_pipeline
 
 from densenb import pipelines
 from densenb.layout import Layout, Region, box
+from densenb.memory import Machine
 from densenb.modulation import DenseConfig
 from densenb.pipelines import TINY, Tier, call_inputs, generate, generators, load, tier
 
@@ -57,14 +58,16 @@ def test_load_tiny(folder, monkeypatch):
         load("tiny")
 
 
-@pytest.mark.parametrize("name", ["medium", "large"])
-def test_real_models_are_refused_plainly(name):
-    with pytest.raises(ValueError, match=f"'{name}' is not available.*tiny"):
-        load(name)
+def test_a_small_machine_is_told_why_not_the_real_models(monkeypatch, capsys):
+    small = Machine("a netbook", "cpu", host=4.0)
+    monkeypatch.setattr(pipelines, "here", lambda *_, **__: small)
+    with pytest.raises(ValueError, match="large does not fit a netbook.*host memory.*tiny"):
+        load("large")
+    assert "large on a netbook" in capsys.readouterr().out
 
 
 def test_load_something_else(tmp_path):
-    with pytest.raises(ValueError, match="neither 'tiny' nor a folder"):
+    with pytest.raises(ValueError, match="neither 'tiny', 'medium' or 'large' nor a folder"):
         load(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="'tny' is neither"):
         load("tny")

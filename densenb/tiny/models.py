@@ -177,10 +177,13 @@ def save(pipe: StableDiffusion3Pipeline, folder: str | Path) -> None:
     transformers would otherwise load them in half precision beside a float32 transformer, and the
     names of the fast tokenizers, the only ones that read tokenizer.json in transformers 4.
     """
-    parts = {
-        name: copy.deepcopy(part).half() if isinstance(part, nn.Module) else part
-        for name, part in pipe.components.items()
-    }
+    parts = {name: copy.deepcopy(part) for name, part in pipe.components.items()}
+    for part in parts.values():
+        if isinstance(part, nn.Module):
+            part.half()
+        elif hasattr(part, "backend_tokenizer"):  # it remembers how its last call padded
+            part.backend_tokenizer.no_padding()
+            part.backend_tokenizer.no_truncation()
     type(pipe)(**parts).save_pretrained(folder, max_shard_size="15MB")
     for path in Path(folder).rglob("*.json"):
         if path.name not in ("config.json", "model_index.json", "tokenizer_config.json"):
@@ -192,6 +195,7 @@ def save(pipe: StableDiffusion3Pipeline, folder: str | Path) -> None:
                 config[name][1] = config[name][1].removesuffix("Fast") + "Fast"
         elif path.name == "tokenizer_config.json":
             config.pop("extra_special_tokens", None)  # [] of transformers 5, not read by 4
+            config.pop("local_files_only", None)  # how the trainer found it
         elif path.parent.name.startswith("text_encoder"):
             config["dtype" if "dtype" in config else "torch_dtype"] = "float32"
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,136 @@
+"""Attention over some of a query's keys, in parts that can be put together again.
+
+PyTorch's attention operators also compute, for each query, the logarithm of the softmax's
+denominator. With it the parts over several sets of keys make the whole, exactly.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+CHUNK = 1 << 25  # bytes of float32 scores at a time, where no operator is to be had
+TOLERANCE = 0.02  # of an operator's trial: below any error, above bfloat16's rounding
+
+Part = tuple[Tensor, Tensor]  # what is attended, [B, H, Q, D], and the log denominator, [B, H, Q]
+Operator = Callable[[Tensor, Tensor, Tensor, float], Part]
+
+
+def attention_part(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
+    """softmax(query . key * scale) @ value, and the log of the softmax's denominator.
+
+    All `[B, H, ., D]` of one width, which should be a multiple of 8. Uses the operator that PyTorch
+    itself would choose; where there is none, scores in chunks, under a warning on a GPU.
+    """
+    name = operator_name(query.device, query.dtype, query.shape[-1], key.shape[2])
+    attended, log_sum = OPERATORS[name](query, key, value, scale)
+    return attended, log_sum.flatten(2)[..., : query.shape[2]]  # some pad it, some add a dimension
+
+
+def merge(parts: Sequence[Part]) -> Tensor:
+    """Attention over all keys from the parts over disjoint sets of them: `[B, H, Q, D]`."""
+    share = torch.stack([log_sum for _, log_sum in parts]).softmax(dim=0)[..., None]
+    return sum(weight * attended for weight, (attended, _) in zip(share, parts))
+
+
+# ------------------------------------------------------------------------------------- operators
+def _flash_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, scale=scale
+    )[:2]
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
+    return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, scale=scale)[:2]
+
+
+def _efficient(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
+    return torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, None, True, scale=scale
+    )[:2]
+
+
+def _cudnn(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
+    return torch.ops.aten._scaled_dot_product_cudnn_attention(
+        query, key, value, None, True, scale=scale
+    )[:2]
+
+
+def chunked(query: Tensor, key: Tensor, value: Tensor, scale: float, chunk: int = CHUNK) -> Part:
+    """The definition, `chunk` bytes of scores at a time, in at least float32."""
+    exact = torch.promote_types(query.dtype, torch.float32)
+    keys, values = key.to(exact).transpose(-1, -2), value.to(exact)
+    rows = max(1, chunk // (4 * query.shape[0] * query.shape[1] * key.shape[2]))
+    attended, log_sums = [], []
+    for block in query.split(rows, dim=2):
+        scores = (block.to(exact) * scale) @ keys
+        attended.append((scores.softmax(dim=-1) @ values).to(value.dtype))
+        log_sums.append(scores.logsumexp(dim=-1))
+    return torch.cat(attended, dim=2), torch.cat(log_sums, dim=2)
+
+
+OPERATORS: dict[str, Operator] = {
+    "flash (CPU)": _flash_cpu,
+    "flash": _flash,
+    "cuDNN": _cudnn,
+    "memory-efficient": _efficient,
+    "chunked": chunked,
+}
+CHOICES = {  # what PyTorch calls its choice -> ours
+    ("cpu", SDPBackend.FLASH_ATTENTION): "flash (CPU)",
+    ("cuda", SDPBackend.FLASH_ATTENTION): "flash",
+    ("cuda", SDPBackend.CUDNN_ATTENTION): "cuDNN",
+    ("cuda", SDPBackend.EFFICIENT_ATTENTION): "memory-efficient",
+}
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Find something out about the machine once; for `torch.compile` it is a constant."""
+    known = lru_cache(maxsize=256)(function)
+
+    @torch.compiler.assume_constant_result
+    @wraps(function)
+    def answer(*args: Any) -> Any:
+        return known(*args)
+
+    answer.cache_clear = known.cache_clear
+    return answer
+
+
+@once
+def operator_name(device: torch.device, dtype: torch.dtype, width: int, keys: int) -> str:
+    """Which of `OPERATORS` works here, for queries of this width on so many keys.
+
+    They are private to PyTorch, so each is tried on an example before it is trusted: first the one
+    that PyTorch would choose, then the others.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, 1, 64, width), (1, 1, keys, width), (1, 1, keys, width)]
+    sample = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
+    names = [name for (kind, _), name in CHOICES.items() if kind == device.type]
+    if names:
+        preferred = SDPBackend(torch._fused_sdp_choice(*sample))
+        names.sort(key=lambda name: CHOICES.get((device.type, preferred)) != name)
+    expected = chunked(*sample, width**-0.5)
+    for name in names:
+        try:
+            attended, log_sum = OPERATORS[name](*sample, width**-0.5)
+            found = attended, log_sum.flatten(2)[..., : sample[0].shape[2]]
+            close = all((a - b).abs().max() < TOLERANCE for a, b in zip(found, expected))
+        except (RuntimeError, AttributeError, TypeError):  # not for these inputs, or changed
+            continue
+        if close:
+            return name
+    if device.type == "cuda":
+        warnings.warn(
+            f"PyTorch {torch.__version__} offers no attention operator here for {dtype}, width "
+            f"{width}, {keys} keys: scores are computed in chunks, which is exact but slow.",
+            stacklevel=2,
+        )
+    return "chunked"

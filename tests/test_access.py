@@ -1,0 +1,164 @@
+"""Gated access: the three steps, what is downloaded, and what happens without a network."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from densenb import access
+from densenb.access import NoAccess, Unreachable, check_access, fetch, needed_files
+from densenb.configs import PARTS, REPOSITORIES
+
+# As the released repositories are laid out.
+LISTING = {
+    ".gitattributes": 1,
+    "LICENSE.md": 1,
+    "README.md": 1,
+    "mmdit.png": 1,
+    "model_index.json": 1,
+    "sd3.5_medium.safetensors": 5_000,
+    "text_encoders/t5xxl_fp16.safetensors": 9_000,
+    "text_encoders/clip_l.safetensors": 250,
+    "scheduler/scheduler_config.json": 1,
+    "text_encoder/config.json": 1,
+    "text_encoder/model.safetensors": 250,
+    "text_encoder/model.fp16.safetensors": 250,
+    "text_encoder_2/config.json": 1,
+    "text_encoder_2/model.safetensors": 1_400,
+    "text_encoder_2/model.fp16.safetensors": 1_400,
+    "text_encoder_3/config.json": 1,
+    "text_encoder_3/model-00001-of-00002.safetensors": 5_000,
+    "text_encoder_3/model-00002-of-00002.safetensors": 4_500,
+    "text_encoder_3/model.safetensors.index.json": 1,
+    "text_encoder_3/model.fp16-00001-of-00002.safetensors": 5_000,
+    "text_encoder_3/model.safetensors.index.fp16.json": 1,
+    "tokenizer/merges.txt": 1,
+    "tokenizer/special_tokens_map.json": 1,
+    "tokenizer/tokenizer_config.json": 1,
+    "tokenizer/vocab.json": 1,
+    "tokenizer_2/merges.txt": 1,
+    "tokenizer_2/vocab.json": 1,
+    "tokenizer_3/spiece.model": 1,
+    "tokenizer_3/tokenizer.json": 1,
+    "transformer/config.json": 1,
+    "transformer/diffusion_pytorch_model.safetensors": 4_900,
+    "vae/config.json": 1,
+    "vae/diffusion_pytorch_model.safetensors": 170,
+}
+WITHOUT_T5 = [part for part in PARTS if part != "text_encoder_3"]
+
+
+class Api:
+    """A Hugging Face that answers as it is told, and counts."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def auth_check(self, repository: str) -> None:
+        assert repository in REPOSITORIES.values()
+        if self.error:
+            raise self.error
+
+    def model_info(self, repository, revision, files_metadata):
+        files = [SimpleNamespace(rfilename=name, size=size) for name, size in LISTING.items()]
+        return SimpleNamespace(sha="c0ffee", siblings=files)
+
+
+def hub_error(kind: type[Exception]) -> Exception:
+    error = kind.__new__(kind)
+    Exception.__init__(error, "no")
+    return error
+
+
+# --------------------------------------------------------------------------------- what is needed
+def test_everything_is_downloaded_once():
+    needed = needed_files(LISTING, PARTS)
+    weights = {path: size for path, size in needed.items() if path.endswith(".safetensors")}
+    assert sorted(weights.values()) == [170, 250, 1_400, 4_500, 4_900, 5_000]
+    assert not any("fp16" in path for path in needed)
+    assert not any(path.startswith(("sd3.5", "text_encoders/")) for path in needed)
+    folders = {path.split("/")[0] for path in needed}
+    assert folders == {
+        "model_index.json", "scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", *PARTS,
+    }  # fmt: skip
+    assert "text_encoder_3/model.safetensors.index.json" in needed
+    assert {"tokenizer/merges.txt", "tokenizer/vocab.json"} < needed.keys()
+
+
+def test_without_t5_neither_its_weights_nor_its_tokenizer():
+    needed = needed_files(LISTING, WITHOUT_T5)
+    assert not any("_3/" in path for path in needed)
+    assert sum(needed.values()) < 7_000 < sum(needed_files(LISTING, PARTS).values())
+
+
+def test_a_file_of_unknown_size_is_needed_all_the_same():
+    assert needed_files({"vae/diffusion_pytorch_model.safetensors": None}, ["vae"]) == {
+        "vae/diffusion_pytorch_model.safetensors": 0
+    }
+
+
+# --------------------------------------------------------------------------------------- may we?
+def test_access_is_silent_when_granted():
+    assert check_access("medium", Api()) is None
+
+
+@pytest.mark.parametrize("kind", [GatedRepoError, RepositoryNotFoundError])
+def test_without_permission_there_are_three_steps(kind):
+    with pytest.raises(NoAccess) as caught:
+        check_access("large", Api(hub_error(kind)))
+    message = str(caught.value)
+    assert not isinstance(caught.value, Unreachable)
+    assert "huggingface.co/stabilityai/stable-diffusion-3.5-large" in message
+    assert all(step in message for step in ("(1)", "licence", "(2)", "Read", "(3)", "HF_TOKEN"))
+    assert 'load("tiny")' in message
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no"), TimeoutError(), RuntimeError("httpx")])
+def test_without_a_network_it_says_so(error):
+    with pytest.raises(Unreachable, match=f"cannot be reached.*{type(error).__name__}.*network"):
+        check_access("medium", Api(error))
+
+
+def test_offline_mode_is_no_access_either(monkeypatch):
+    """With the real client, which must not get as far as the network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(Unreachable):
+        check_access("medium")
+
+
+# --------------------------------------------------------------------------------------- fetching
+def test_fetch_downloads_what_is_needed_of_one_commit(monkeypatch, tmp_path):
+    asked = {}
+
+    def snapshot_download(repository, **options):
+        asked.update(options, repository=repository)
+        return str(tmp_path)
+
+    monkeypatch.setattr(access, "snapshot_download", snapshot_download)
+    assert fetch("medium", WITHOUT_T5, Api()) == tmp_path
+    assert asked["repository"] == REPOSITORIES["medium"] and asked["revision"] == "c0ffee"
+    assert set(asked["allow_patterns"]) == set(needed_files(LISTING, WITHOUT_T5))
+
+
+def test_nothing_is_downloaded_without_permission(monkeypatch):
+    monkeypatch.setattr(access, "snapshot_download", lambda *_, **__: pytest.fail("downloaded"))
+    with pytest.raises(NoAccess, match="no access"):
+        fetch("medium", PARTS, Api(hub_error(GatedRepoError)))
+
+
+def test_without_a_network_an_earlier_download_will_do(monkeypatch, tmp_path):
+    def snapshot_download(repository, revision, local_files_only):
+        assert local_files_only
+        return str(tmp_path)
+
+    monkeypatch.setattr(access, "snapshot_download", snapshot_download)
+    assert fetch("medium", PARTS, Api(ConnectionError())) == tmp_path
+
+    def nothing(*_, **__):
+        raise LocalEntryNotFoundError("none")
+
+    monkeypatch.setattr(access, "snapshot_download", nothing)
+    with pytest.raises(Unreachable):
+        fetch("medium", PARTS, Api(ConnectionError()))

@@ -1,0 +1,229 @@
+"""Figures of attention and the lines that read them, on tensors whose answers are known."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from PIL import Image
+
+import densenb as dnb
+from densenb import pictures, plots
+
+LAYOUT = dnb.Layout(
+    "a blue cat and an orange umbrella in a rose garden",
+    [
+        dnb.Region("a blue cat", dnb.box(0.5, 0.5, 1, 1)),
+        dnb.Region("an orange umbrella", dnb.box(0, 0, 0.5, 0.5)),
+    ],
+    background="a rose garden",
+)
+PICTURE = Image.new("RGB", (128, 128), "green")
+TITLES = ["early", "middle", "late"]
+
+
+def strip(share: list[float]) -> torch.Tensor:
+    """Maps [S, 8, 8] with that share of them in the cat's quarter."""
+    maps = torch.zeros(len(share), 8, 8)
+    for values, inside in zip(maps, share, strict=True):
+        values[4:, 4:] = inside / 16
+        values[:4, :4] = (1 - inside) / 16
+    return maps
+
+
+def drawn(figure) -> np.ndarray:
+    """Its pixels; drawing is where matplotlib finds most mistakes."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=60)
+    return np.asarray(Image.open(file))
+
+
+def outlines(axis) -> list[str]:
+    return [to_hex(lines.get_color()[0]).upper() for lines in axis.collections]
+
+
+# -------------------------------------------------------------------------------------------- maps
+def test_strip_has_a_row_a_name_and_a_column_a_title():
+    maps = {"a blue cat": strip([0.2, 0.5, 0.9]), "everything else": strip([0.5] * 3)}
+    figure = plots.attention_strip(maps, TITLES, LAYOUT, PICTURE)
+    drawn(figure)
+    panels, bars = figure.axes[:8], figure.axes[8:]
+    assert len(bars) == 2 and figure.get_size_inches()[0] <= 8.01
+    assert [axis.get_title() for axis in panels[:4]] == ["", *TITLES]
+    for axis in panels[:4]:
+        assert outlines(axis) == ["#FFFFFF", plots.region_colour(0)]
+    assert not any(outlines(axis) for axis in panels[4:])
+    first, *_, last = (axis.images[0] for axis in panels[1:4])
+    assert first.get_clim() == last.get_clim() == (0, pytest.approx(0.9 / 16))
+
+
+def test_outlines_follow_the_tokens_and_leave_the_view_alone():
+    figure = plots.attention_strip({"a blue cat": strip([0.5])}, ["now"], LAYOUT)
+    axis = figure.axes[0]
+    points = np.concatenate(axis.collections[0].get_segments())
+    assert points.min(axis=0).tolist() == [64, 64] and points.max(axis=0).tolist() == [128, 128]
+    assert len(axis.collections[0].get_segments()) == 16  # tokens' sides around a 4 x 4 square
+    assert axis.get_xlim() == (0, 128) and axis.get_ylim() == (128, 0)
+
+
+def test_strip_is_read_by_the_share_in_the_region():
+    maps = {"a blue cat": strip([0.2, 0.5, 0.9])}
+    expected = "a blue cat: 20% at early, 90% at late in its region (25% of the picture)."
+    assert plots.read_strip(maps, TITLES, LAYOUT) == expected
+
+
+def test_strip_of_no_region_is_read_by_its_best_tenth():
+    maps = torch.ones(2, 10, 10)
+    maps[1] = 0
+    maps[1, 3, 3] = 5
+    line = plots.read_strip(maps, ["flat", "peaked"])
+    assert line == "10% at flat, 100% at peaked on the best tenth of the tokens."
+
+
+def test_overlay_of_phrases_glows_where_the_map_is():
+    maps = torch.stack([strip([1.0])[0], strip([0.0])[0], torch.ones(8, 8)])
+    figure = plots.phrase_overlay(PICTURE, maps, LAYOUT)
+    drawn(figure)
+    assert [axis.get_title() for axis in figure.axes] == ["picture", *LAYOUT.phrases]
+    cat = figure.axes[1].images[0].get_array()
+    assert pictures._rgb(plots.region_colour(0)) == tuple(cat[100, 100])
+    assert len(set(cat[20, 20].tolist())) == 1  # grey
+    colours = [plots.region_colour(0), plots.region_colour(1), pictures.BACKGROUND]
+    assert [outlines(axis)[-1] for axis in figure.axes[1:]] == colours
+    assert plots.read_phrases(maps, LAYOUT) == (
+        "a blue cat: 100% in its region (25% of the picture); "
+        "an orange umbrella: 100% in its region (25% of the picture); "
+        "a rose garden: 50% in its region (50% of the picture)."
+    )
+
+
+def test_a_flat_map_does_not_glow():
+    flat = pictures.glow(PICTURE, torch.full((4, 4), 0.3), "#E69F00")
+    assert len(set(flat.getpixel((5, 5)))) == 1
+
+
+# ------------------------------------------------------------------------------------------ charts
+def test_heat_map_parts_at_its_centre_and_hatches_gaps():
+    values = torch.tensor([[0.1, 0.4], [torch.nan, -0.2], [0.0, 0.3]])
+    names = [0, 1, 5], ["s0", "s1"], "advantage (share of the range)"
+    figure = plots.block_step_heatmap(values, *names, centre=0.0)
+    drawn(figure)
+    axis = figure.axes[0]
+    assert axis.images[0].get_clim() == (pytest.approx(-0.4), pytest.approx(0.4))
+    assert axis.patch.get_hatch() and axis.get_xlabel() == "step"
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["0", "1", "5"]
+    assert plots.read_heatmap(values, *names, centre=0.0) == (
+        "advantage (share of the range): highest 0.4 (block 0, step s1), "
+        "lowest -0.2 (block 1, step s1), mean 0.12, 3 of 5 above 0."
+    )
+    one_sided = plots.block_step_heatmap(values, *names).axes[0].images[0].get_clim()
+    assert one_sided == (pytest.approx(-0.2), pytest.approx(0.4))
+
+
+def test_names_along_a_long_axis_are_thinned():
+    figure = plots.block_step_heatmap(torch.rand(2, 28), range(2), range(28), "mass")
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == [str(i) for i in range(0, 28, 2)]
+
+
+MASS = torch.tensor(
+    [[0.5, 0.3, 0.1, 0.1], [0.4, 0.4, 0.1, 0.1], [0.2, 0.2, 0.3, 0.3], [0.1, 0.1, 0.4, 0.4]]
+)
+GROUPS = ["pixels: a", "pixels: b", "text: a", "text: b"]
+
+
+def test_quadrants_show_before_after_and_difference():
+    after = MASS.clone()
+    after[0] = torch.tensor([0.4, 0.1, 0.4, 0.1])
+    figure = plots.quadrants(MASS, after, GROUPS, split=2, titles=("stock", "dense"))
+    drawn(figure)
+    panels = figure.axes[:3]
+    assert [axis.get_title() for axis in panels] == ["stock", "dense", "dense - stock"]
+    assert panels[0].images[0].get_clim() == panels[1].images[0].get_clim()
+    assert panels[2].images[0].get_clim() == (pytest.approx(-0.3), pytest.approx(0.3))
+    assert panels[2].texts[2].get_text() == "30" and len(panels[2].texts) == 16
+    assert plots.read_quadrants(MASS, after, GROUPS, 2) == (
+        "image -> image 80%, then 65%; image -> text 20%, then 35%; text -> image 30%, then 30%; "
+        "text -> text 70%, then 70%; the largest change: pixels: a -> text: a 10%, then 40%."
+    )
+
+
+def test_quadrants_weigh_groups_by_their_size_and_leave_out_the_empty():
+    mass = MASS.clone()
+    mass[:2] = torch.tensor([[0.5, 0.5, 0, 0], [0.1, 0.1, 0.4, 0.4]])
+    mass[3], mass[:, 3] = torch.nan, torch.nan
+    line = plots.read_quadrants(mass, mass, GROUPS, 2, sizes=[3, 1, 5, 0])
+    assert "image -> image 80%" in line and "text -> text 30%" in line
+    drawn(plots.quadrants(mass, mass, GROUPS, 2))
+
+
+def test_pooled_tokens_need_no_names():
+    pooled = torch.rand(20, 20).softmax(dim=1)
+    figure = plots.quadrants(pooled, pooled, None, split=15)
+    drawn(figure)
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["image keys", "text keys"] and not figure.axes[0].texts
+    assert "largest" not in plots.read_quadrants(pooled, pooled, None, 15)
+
+
+def test_curves_take_the_regions_colours_and_run_with_the_sampling():
+    values = {"stock": [0.2, 0.3, 0.1], "a blue cat": torch.tensor([0.0, 0.1, 0.2])}
+    figure = plots.curves(values, [1000, 500, 10], "timestep", "text mass", LAYOUT)
+    drawn(figure)
+    (axis,) = figure.axes
+    low, high = axis.get_xlim()
+    stock, cat = axis.lines
+    assert low > high and stock.get_linestyle() != cat.get_linestyle()
+    assert cat.get_color() == plots.region_colour(0) and stock.get_color() not in plots.PALETTE
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == list(values)
+    assert plots.read_curves(values, [1000, 500, 10], "timestep", "text mass") == (
+        "text mass, timestep 1000 to 10: stock 0.2 to 0.1, highest 0.3 at 500; "
+        "a blue cat 0 to 0.2, highest 0.2 at 10."
+    )
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plots.attention_strip(strip([0.5]), TITLES), r"there are 3 titles: give \[3, "),
+        (lambda: plots.attention_strip(strip([0.5] * 30), range(30)), r"maps\[::3\]"),
+        (lambda: plots.phrase_overlay(PICTURE, strip([0.5]), LAYOUT), "there are 3 phrases"),
+        (lambda: plots.block_step_heatmap(MASS, range(4), range(3), "x"), "4 rows and 3 columns"),
+        (lambda: plots.read_heatmap(MASS * torch.nan, range(4), range(4), "x"), "not all NaN"),
+        (lambda: plots.quadrants(MASS, MASS[:3], GROUPS, 2), r"give two of \[4, 4\]"),
+        (lambda: plots.quadrants(MASS, MASS, GROUPS, 4), "give 1 to 3"),
+        (lambda: plots.curves({"a": [1.0]}, [1, 2], "x", "y"), "'a' has shape"),
+    ],
+)
+def test_other_shapes_are_refused(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
+
+
+# ---------------------------------------------------------------------------------------- pictures
+def test_heat_maps_zero_to_the_middle_of_a_difference():
+    image = pictures.heat(torch.tensor([[-2.0, 0.0, 2.0]]), -1, 1, pictures.DIFFERENCES)
+    purple, white, orange = (image.getpixel((x, 0)) for x in range(3))
+    assert min(white) > 240 and purple[2] > purple[1] and orange[0] > orange[2]
+
+
+def test_side_by_side_keeps_tokens_square_and_titles_apart():
+    tokens = Image.new("RGB", (2, 2), "black")
+    tokens.putpixel((1, 1), (255, 0, 0))
+    row = pictures.side_by_side({"one": tokens, "two\nlines": tokens}, side=40)
+    assert row.size == (2 * 46 + 6, 40 + 34 + 6)
+    colours = row.crop((6, 34, 46, 74)).getcolors()
+    assert sorted(colours) == [(400, (255, 0, 0)), (1200, (0, 0, 0))]
+
+
+def test_labels_stand_in_the_middle_of_their_regions():
+    masks = torch.zeros(1, 100, 200)
+    masks[0, 20:40, 100:180] = 1
+    assert pictures.centre(masks[0]) == (139.5, 29.5)
+    image = Image.new("RGB", (200, 100), "blue")
+    pictures.label_regions(image, masks, ["cat"])
+    written = np.argwhere((np.asarray(image) != (0, 0, 255)).any(axis=2))
+    assert np.abs(written.mean(axis=0) - [29.5, 139.5]).max() < 3
