@@ -56,7 +56,12 @@ def attention_strip(
             axis_row[0].imshow(to_image(picture), extent=extent)
         for axis, values in zip(axis_row[first:], strip, strict=True):
             drawn = axis.imshow(
-                values.numpy(), AMOUNTS, vmin=0, vmax=strip.max(), extent=extent, interpolation="nearest"
+                values.numpy(),
+                AMOUNTS,
+                vmin=0,
+                vmax=strip.max(),
+                extent=extent,
+                interpolation="nearest",
             )
         for axis in axis_row:
             _bare(axis)
@@ -112,10 +117,10 @@ def phrase_overlay(
     first, *axes = figure.subplots(1, across)
     picture = to_image(picture)
     extent = (0, picture.width, picture.height, 0)
-    first.imshow(picture)
+    first.imshow(picture, extent=extent)
     first.set_title("picture", fontsize=9)
     for i, (axis, values) in enumerate(zip(axes, maps, strict=True)):
-        axis.imshow(glow(picture, values, phrase_colour(layout, i)))
+        axis.imshow(glow(picture, values, phrase_colour(layout, i)), extent=extent)
         _outline(axis, layout, i, values.shape, extent)
         axis.set_title(wrapped(layout.phrases[i], 22), fontsize=9)
     for axis in (first, *axes):
@@ -172,7 +177,7 @@ def _outline(
     line = min(0.8 + 0.5 * side, 1.8)
     for width, colour in ((1.8 * line, "white"), (line, phrase_colour(layout, index))):
         rim = LineCollection(edges, colors=colour, linewidths=width, clip_on=False)
-        axis.add_collection(rim, autolim=False)
+        axis.add_collection(rim)
 
 
 def _bare(axis: Axes) -> None:

@@ -86,6 +86,70 @@ def check_layout_moved(before: Layout, after: Any, phrase: str, place: Mask) -> 
     passed(f'"{phrase}" has moved, and everything else stayed.')
 
 
+def check_guidance(guided: Any) -> None:
+    """Whether `guided(negative, positive, scale)` is classifier-free guidance. Exercise of notebook
+    01."""
+    random = torch.Generator().manual_seed(0)
+    negative, positive = torch.randn(2, 1, 4, 3, 3, generator=random)
+    found = guided(negative, positive, 4.0)
+    expect(
+        torch.is_tensor(found) and found.shape == negative.shape,
+        f"this gives {described(found)}, not a tensor of the shape of its arguments: return one "
+        "velocity, as large as either of the two.",
+    )
+    right = negative + 4.0 * (positive - negative)
+    expect(
+        not torch.allclose(found, positive + 4.0 * (positive - negative), atol=1e-5),
+        "you start from the positive prediction: start from the negative one, so that scale 1 "
+        "leaves the positive one as it is.",
+    )
+    expect(
+        not torch.allclose(found, positive + 4.0 * (negative - positive), atol=1e-5),
+        "negative and positive are exchanged: this walks away from the caption.",
+    )
+    expect(
+        torch.allclose(guided(negative, positive, 1.0), positive, atol=1e-5),
+        "at scale 1 the result has to be the positive prediction, and it is not.",
+    )
+    expect(
+        torch.allclose(found, right, atol=1e-5),
+        "at scale 4 the result has to lie on the line from negative through positive, four times "
+        "as far from negative as positive does.",
+    )
+    passed("scale 0 ignores the caption, 1 follows it, and more exaggerates what it changes.")
+
+
+def check_four_bits(gib: Any) -> None:
+    """Whether `gib(n)` is what n weights take in NF4, in GiB. Exercise of notebook 01."""
+    weights = 64 * 2**30
+    found, right = gib(weights), weights * (4 / 8 + 4 / 64) / 2**30
+    expect(
+        isinstance(found, (int, float)),
+        f"this gives {described(found)}, not a number: return GiB.",
+    )
+
+    def near(value: float) -> bool:
+        return abs(found - value) < 1e-3 * value
+
+    expect(not near(weights / 2 / 2**30), "the scales are missing: one float32 for 64 weights.")
+    expect(not near(right * 2**30 / 1e9), "these are GB, 10^9 bytes: a GiB has 2^30.")
+    expect(not near(right * 2**30), "these are bytes: divide by 2^30.")
+    expect(not near(8 * right), "these are bits: eight of them are a byte.")
+    expect(
+        near(right),
+        f"for {weights} weights this gives {found:g} GiB, not {right:g}: half a byte for each "
+        "weight, and four bytes for every 64 of them.",
+    )
+    passed("half a byte and a bit more for each weight.")
+
+
+def described(value: Any) -> str:
+    """A few words for what an answer gave."""
+    if torch.is_tensor(value):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
 def by_phrase(layout: Layout) -> dict[str, Tensor]:
     """Each phrase and the pixels of its region, float `[SIDE, SIDE]`."""
     masks = layout.pixel_masks(SIDE, SIDE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -57,12 +57,12 @@ def examine_tiny() -> Finding:
     return Finding("tiny", True, "the miniature loads and draws.")
 
 
-def examine_real(name: str, plan: Plan, access: Callable[[str], None] = check_access) -> Finding:
+def examine_real(name: str, plan: Plan) -> Finding:
     """Whether "medium" or "large" fits by its plan, and may be downloaded, or is here already."""
     reasons = list(plan.problems)
     there = is_cached(name)
     try:
-        access(name)
+        check_access(name)
         source = "downloaded already" if there else f"{plan.download_gb:.1f} GB to download"
     except NoAccess as error:
         source = "downloaded already"

@@ -28,7 +28,8 @@ from densenb.baselines import HardMask
 from densenb.layout import Layout
 from densenb.modulation import DenseConfig, Rule
 from densenb.pipelines import call_inputs, tier
-from densenb.suites import Suite, known, noise
+from densenb.stages import STAGES
+from densenb.suites import Suite, known, noise, shuffled
 from densenb.tiny.oracle import load_oracle
 from densenb.tiny.world import COLOURS, NOUNS
 
@@ -37,11 +38,14 @@ METHODS: dict[str, Callable[[Any], Rule | None]] = {
     "transferred": lambda pipe: DenseConfig(),
     "published": lambda pipe: DenseConfig.published(),
     "tuned": DenseConfig.tuned,
+    "shuffled-masks": DenseConfig.tuned,
     "hard-mask": lambda pipe: HardMask(),
-    "image-text-only": lambda pipe: DenseConfig(image_image=0.0),
-    "image-image-only": lambda pipe: DenseConfig(image_text=0.0),
-}
+    "hard-mask-image": lambda pipe: HardMask(quadrants=HardMask.quadrants[:2]),
+} | {name: lambda pipe, config=config: config for name, config in STAGES.items()}
 """Name -> the rule for a pipeline; None is the stock pipeline. Add a method by adding a line."""
+
+LAYOUTS: dict[str, Callable[[Suite], list[Layout]]] = {"shuffled-masks": shuffled}
+"""Methods that are given other layouts than the suite's, by which they are scored all the same."""
 
 GROUND_TRUTH = "ground-truth"
 CEILING = "token-grid ceiling"
@@ -226,11 +230,12 @@ def evaluate_each(
     with tqdm(total=total, unit="picture", smoothing=0.1) as bar:
         for method, rule in rules.items():
             bar.set_description(method)
+            asked = LAYOUTS[method](suite) if method in LAYOUTS else suite.layouts
             by_seed, pictured = [], []
             for seed in seeds:
                 parts = []
                 for start in starts:
-                    layouts = suite.layouts[start : start + batch_size]
+                    layouts = asked[start : start + batch_size]
                     indices = range(start, start + len(layouts))
                     latents = noise(suite, indices, seed, latent_shape(pipe))
                     images = draw(pipe, rule, layouts, latents, steps, guidance)
@@ -256,7 +261,7 @@ def evaluate(
     """Score methods on a suite: one row for each, after `ground-truth` and `token-grid ceiling`.
 
     Batched over scenes (one layout per batch row), with a progress bar. Rows have the keys method,
-    suite, scenes, mIoU, interval (95 %, of mIoU, by scene), mIoU_present, in_mask, presence,
+    suite, scenes, mIoU, interval (95 %, of mIoU, by scene), mIoU_by_scene, mIoU_present, in_mask, presence,
     presence_by_objects, colour_binding, leakage, quality, seed, seeds, model, steps, guidance,
     dtype and settings; what is not defined for a row is None.
 
@@ -306,13 +311,15 @@ def _row(
         str(count): metrics.aggregate(scores.rows(repeated == count))["presence"]
         for count in objects.unique().tolist()
     }
+    iou = torch.cat([part.iou for part in by_seed], 1)
     quality = None
     if min(len(features), len(reference)) >= FEWEST_FOR_QUALITY:
         quality = metrics.kid(features, reference, torch.Generator().manual_seed(0))[0]
     row = {
         "method": method,
         **metrics.aggregate(scores),
-        "interval": _interval(torch.cat([part.iou for part in by_seed], 1)),
+        "interval": _interval(iou),
+        "mIoU_by_scene": (100 * iou.nanmean(1)).tolist(),
         "presence_by_objects": by_objects,
         "quality": quality,
         **fixed,
@@ -332,6 +339,7 @@ def _ceiling_row(pipe: Any, suite: Suite, fixed: dict[str, Any]) -> dict[str, An
         **dict.fromkeys(PERCENTAGES),
         "mIoU": 100 * best.nanmean().item(),
         "interval": _interval(best),
+        "mIoU_by_scene": (100 * best.nanmean(1)).tolist(),
         "presence_by_objects": {},
         "quality": None,
         **fixed,

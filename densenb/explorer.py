@@ -179,5 +179,5 @@ def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
 def png(image: Image.Image) -> bytes:
     """The file, as widgets take it."""
     file = io.BytesIO()
-    image.save(file, format="PNG")
+    image.save(file, format="PNG", compress_level=1)  # three times as fast, a little larger
     return file.getvalue()

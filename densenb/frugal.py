@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -49,7 +50,6 @@ class FrugalPipeline(StableDiffusion3Pipeline):
         if self.text_encoder is not None:
             yield
             return
-        device = self.vae.device
         if self._park:
             self.transformer.to("cpu")
             release_memory()
@@ -57,12 +57,15 @@ class FrugalPipeline(StableDiffusion3Pipeline):
             # Not by a loop over them: its variable would keep the last one alive.
             vars(self).update(self._load_encoders())
             yield
+        except Exception as error:
+            # So would the variables of the calls that failed: gigabytes, for as long as anybody,
+            # such as IPython, keeps the error.
+            traceback.clear_frames(error.__traceback__)
+            raise
         finally:
             if not self._keep:
                 vars(self).update(dict.fromkeys(ENCODERS))
             release_memory()
-            if self._park:
-                self.transformer.to(device)
 
     def encode_prompt(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
         """As the stock method, from memory for texts that were encoded before.
@@ -103,6 +106,8 @@ class FrugalPipeline(StableDiffusion3Pipeline):
             wanted.append(("negative_", negative, None))
         rest = given["max_sequence_length"], given["lora_scale"]
         self._encode({(*text, skip, *rest) for _, texts, skip in wanted for text in texts})
+        if self._park:
+            self.transformer.to(self.vae.device)  # back, also from an encoding that failed
         device = given["device"] or self._execution_device
         for sign, texts, skip in wanted:
             rows = [self._known[(*text, skip, *rest)] for text in texts]

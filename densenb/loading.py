@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,10 +12,11 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from safetensors import safe_open
 from torch import nn
 
 from densenb import nf4
-from densenb.configs import CLASSES, ENCODERS, PARTS
+from densenb.configs import CLASSES, ENCODERS, PARTS, build
 from densenb.frugal import FrugalPipeline
 from densenb.memory import Plan
 
@@ -65,6 +67,8 @@ def load_part(folder: Path, part: str, plan: Plan) -> nn.Module:
     """
     assert part in PARTS
     precision, device = plan.precisions[part], torch.device(plan.machine.device)
+    if part == "text_encoder_3":
+        return load_t5(folder / part, precision, getattr(torch, plan.dtype), device)
     library = diffusers if part in ("transformer", "vae") else transformers
     packed = precision == "nf4"
     dtype = getattr(torch, plan.dtype if packed else precision)
@@ -79,6 +83,53 @@ def load_part(folder: Path, part: str, plan: Plan) -> nn.Module:
     if packed and device.type != "cuda":
         nf4.pack(module, dtype)
     return module.eval().requires_grad_(False)
+
+
+def load_t5(folder: Path, precision: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """T5, one tensor at a time: nowhere is there ever more than the result and one tensor.
+
+    The loader of transformers sets room for the whole model aside first, and reads many tensors
+    ahead of packing them: with a Colab T4's memory, SD 3.5's T5 does not get through. `precision`:
+    "nf4", with computation in `dtype`, or the name of a dtype. Layers that T5 wants in float32 get
+    it. ValueError when weights are missing.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # Stock attention has no memory-efficient kernel for T5's bias in some versions of transformers.
+    module = build("text_encoder_3", config | {"attn_implementation": "eager"})
+    to_pack = set(nf4.packable(module)) if precision == "nf4" else set()
+    dtype = dtype if precision == "nf4" else getattr(torch, precision)
+    kept = set(module._keep_in_fp32_modules or ())
+    for name, tensor in tensors(folder):
+        owner, _, leaf = name.rpartition(".")
+        layer = module.get_submodule(owner)
+        if owner in to_pack:
+            module.set_submodule(owner, nf4.packed(layer, tensor, dtype, device))
+            continue
+        exact = bool(kept & set(owner.split("."))) and dtype == torch.float16
+        weight = tensor.to(device, torch.float32 if exact else dtype)
+        setattr(layer, leaf, nn.Parameter(weight, requires_grad=False))
+    module.tie_weights()
+    missing = [name for name, weight in module.named_parameters() if weight.is_meta]
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {len(missing)} weights, the first of them {missing[0]}: save or "
+            "download the pipeline again, or leave T5 out (t5=False)."
+        )
+    return module.eval().requires_grad_(False)
+
+
+def tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """The saved tensors of a component by name, read when asked for."""
+    indices = sorted(folder.glob("*.safetensors.index.json"), key=lambda path: len(path.name))
+    if indices:  # the shortest name: the others are variants
+        index = json.loads(indices[0].read_text(encoding="utf-8"))
+        files = [folder / name for name in sorted(set(index["weight_map"].values()))]
+    else:
+        files = sorted(folder.glob("*.safetensors"), key=lambda path: len(path.name))[:1]
+    for file in files:
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 (not a dictionary)
+                yield name, weights.get_tensor(name)
 
 
 def in_float32(vae: nn.Module) -> nn.Module:

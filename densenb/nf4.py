@@ -16,33 +16,44 @@ def pack(module: nn.Module, dtype: torch.dtype = torch.float32) -> int:
     Layers that transformers keeps in float32, T5's `wo`, are left alone. dtype: of the
     computation. ValueError without bitsandbytes.
     """
+    names = packable(module)
+    for name in names:
+        layer = module.get_submodule(name)
+        module.set_submodule(name, packed(layer, layer.weight, dtype, layer.weight.device))
+    return len(names)
+
+
+def packable(module: nn.Module) -> list[str]:
+    """The names of the linear layers that may be packed: all but those kept in float32."""
+    kept = set(getattr(module, "_keep_in_fp32_modules", None) or ())
+    return [
+        name
+        for name, layer in module.named_modules()
+        if type(layer) is nn.Linear and not kept & set(name.split("."))
+    ]
+
+
+def packed(
+    layer: nn.Linear, weight: torch.Tensor, dtype: torch.dtype, device: torch.device
+) -> nn.Module:
+    """A layer like `layer`, whose own weight may be on the meta device, with `weight` packed."""
     try:
         import bitsandbytes as bnb
     except ImportError as error:
         raise ValueError(
             "packing weights to 4 bits needs bitsandbytes: pip install bitsandbytes."
         ) from error
-    kept = set(getattr(module, "_keep_in_fp32_modules", None) or ())
-    names = [
-        name
-        for name, layer in module.named_modules()
-        if type(layer) is nn.Linear and not kept & set(name.split("."))
-    ]
-    for name in names:
-        parent, _, leaf = name.rpartition(".")
-        old = getattr(module.get_submodule(parent), leaf)
-        new = bnb.nn.Linear4bit(
-            old.in_features,
-            old.out_features,
-            bias=old.bias is not None,
-            compute_dtype=dtype,
-            quant_type="nf4",
-            device="meta",
-        )
-        new.weight = bnb.nn.Params4bit(
-            old.weight.detach().to(dtype), requires_grad=False, quant_type="nf4"
-        )
-        if old.bias is not None:
-            new.bias = nn.Parameter(old.bias.detach().to(dtype), requires_grad=False)
-        setattr(module.get_submodule(parent), leaf, new.to(old.weight.device))
-    return len(names)
+    new = bnb.nn.Linear4bit(
+        layer.in_features,
+        layer.out_features,
+        bias=layer.bias is not None,
+        compute_dtype=dtype,
+        quant_type="nf4",
+        device="meta",
+    )
+    new.weight = bnb.nn.Params4bit(
+        weight.detach().to(dtype), requires_grad=False, quant_type="nf4"
+    )
+    if layer.bias is not None:
+        new.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
+    return new.to(device)

@@ -72,14 +72,15 @@ def pool(scores: Tensor, weights: Tensor, places: Places) -> dict[str, Tensor]:
     labelled = places.member.any(dim=-1)
     pairs = labelled[:, None] & labelled
     pairs.fill_diagonal_(False)
-    same = same_region(places.member[None], places.member[None])[0] > 0
+    together = same_region(places.member[None], places.member[None])[0] > 0
+    same, other = pairs & together, pairs & ~together
     return {
         "mass": mean @ weights @ places.share,
         "parts": mean @ (weights @ places.part),
         "score": mean @ scores @ mean.T,
         "entropy": torch.special.entr(weights).sum(dim=-1) @ mean.T,
-        "same": pair_means(scores, pairs & same, places.image),
-        "other": pair_means(scores, pairs & ~same, places.image),
+        "same": pair_means(scores, same, other, places.image),
+        "other": pair_means(scores, other, same, places.image),
         "spread": spread(scores, places.image),
     }
 
@@ -96,15 +97,18 @@ def phrase_maps(weights: Tensor, places: Places, grid: tuple[int, int]) -> dict[
     return {name: value.unflatten(-1, grid) for name, value in maps}
 
 
-def pair_means(scores: Tensor, pairs: Tensor, image: int) -> Tensor:
-    """Mean score of the marked pairs in each quadrant: `[H, N, N]`, bool `[N, N]` -> `[H, 2, 2]`.
+def pair_means(scores: Tensor, marked: Tensor, others: Tensor, image: int) -> Tensor:
+    """Mean score that a query gives to its marked keys, in each quadrant: `[H, 2, 2]`.
 
-    NaN for a quadrant without any.
+    scores `[H, N, N]`; marked and others bool `[N, N]`. The mean over those queries that have keys
+    of both sorts, so that the two means compare within queries: what a query adds to all of its
+    scores leaves the softmax. NaN for a quadrant without such queries.
     """
 
     def mean(q: slice, k: slice) -> Tensor:
-        marked = pairs[q, k].to(scores.dtype)
-        return (scores[:, q, k] * marked).sum(dim=(1, 2)) / marked.sum()
+        queries = marked[q, k].any(dim=-1) & others[q, k].any(dim=-1)
+        chosen = marked[q, k][queries].to(scores.dtype)
+        return ((scores[:, q, k][:, queries] * chosen).sum(-1) / chosen.sum(-1)).mean(dim=-1)
 
     return by_quadrant(mean, image)
 

@@ -72,9 +72,9 @@ class Record:
     parts `[K, G, 3]`: the same to all image, CLIP and T5 tokens.
     score `[K, G, G]`: mean raw score (logit) of the pairs, before any rule.
     entropy `[K, G]`: mean entropy of a query's weights, in nats.
-    same, other `[K, 2, 2]`: mean raw score of pairs that share a region, and of pairs of different
-        regions; [query, key] in (image, text). A token paired with itself, and tokens of no region,
-        do not count.
+    same, other `[K, 2, 2]`: mean raw score that a query gives to keys of its own region, and to
+        keys of other regions; [query, key] in (image, text), over the queries that have both.
+        Tokens of no region, and a token as its own key, do not count.
     spread `[K, 2, 2]`: mean over queries of maximum - minimum of its raw scores in the quadrant.
     image_text `[K, P, rows, columns]` (float16; `attn` of conditional rows only): attention of each
         image token to the phrase, summed over the phrase's tokens.
@@ -219,10 +219,12 @@ class Record:
     ) -> dict[str, Tensor]:
         """How much higher pairs of one region score than other pairs, in units of the spread.
 
-        (mean score of same-region pairs - mean score of other pairs) / mean (max - min) of a
-        query's scores, for each quadrant `[steps, blocks]`, mean over pictures and heads. 0: the
-        model's scores do not know the regions. The finding behind DenseDiffusion (Kim et al. 2023)
-        is that it is positive. "attn2" has the quadrant image_image only.
+        (mean score of a query's same-region keys - that of other regions' keys) / mean (max - min)
+        of a query's scores, for each quadrant `[steps, blocks]`, mean over pictures and heads. 0:
+        the scores do not know the regions. The finding behind DenseDiffusion (Kim et al. 2023) is
+        that it is positive. Give a layout of where the objects are in this picture, not of where
+        they should be; in image_image, near tokens score higher whatever they show, so compare with
+        masks that were shifted. "attn2" has the quadrant image_image only.
         """
         names = ["image_image"] if kind == "attn2" else [*QUADRANTS[0], *QUADRANTS[1]]
         return {name: self._mean(f"advantage_{name}", kind, steps, blocks) for name in names}

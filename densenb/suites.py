@@ -113,6 +113,24 @@ def _layout(scenes: Scenes, masks: Tensor, index: int) -> Layout:
     return Layout(caption.text, regions)
 
 
+def shuffled(suite: Suite) -> list[Layout]:
+    """The suite's layouts with each mask taken from the next scene of as many objects: a control.
+
+    Phrases and captions stay, so that a method that follows masks puts objects in wrong places.
+    """
+    layouts = list(suite.layouts)
+    for count in {len(layout.regions) for layout in suite.layouts}:
+        group = [i for i, layout in enumerate(suite.layouts) if len(layout.regions) == count]
+        for here, there in zip(group, group[1:] + group[:1], strict=True):
+            layout, other = suite.layouts[here], suite.layouts[there]
+            regions = [
+                dataclasses.replace(region, mask=wrong.mask)
+                for region, wrong in zip(layout.regions, other.regions, strict=True)
+            ]
+            layouts[here] = dataclasses.replace(layout, regions=regions)
+    return layouts
+
+
 def _join(parts: Sequence[Scenes]) -> Scenes:
     names = [field.name for field in dataclasses.fields(parts[0])]
     return type(parts[0])(

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
-from tiny_random import random_pipeline
+import os
 
-from densenb.tiny import backgrounds
+import pytest
+import torch
+
+if not torch.cuda.is_available():  # read when Triton is first imported, which diffusers may do
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from tiny_random import random_pipeline  # noqa: E402
+
+from densenb.tiny import backgrounds  # noqa: E402
 
 
 @pytest.fixture(scope="session")

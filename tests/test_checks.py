@@ -80,6 +80,53 @@ def test_a_notebook_shows_the_message_without_a_traceback():
     assert error._render_traceback_() == ["not yet: move the cat."]
 
 
+def guided(negative, positive, scale):
+    return negative + scale * (positive - negative)
+
+
+def test_guidance_passes(capsys):
+    checks.check_guidance(guided)
+    checks.check_guidance(lambda n, p, g: g * p + (1 - g) * n)
+    assert capsys.readouterr().out.count("ok: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda n, p, g: None, "gives nothing"),
+        (lambda n, p, g: torch.cat([n, p]), "a tensor of shape (2, 4, 3, 3)"),
+        (lambda n, p, g: p + g * (p - n), "start from the positive"),
+        (lambda n, p, g: guided(p, n, g), "exchanged"),
+        (lambda n, p, g: p, "at scale 4"),
+        (lambda n, p, g: n, "at scale 1"),
+    ],
+)
+def test_wrong_guidance_is_told_why(answer, message):
+    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
+        checks.check_guidance(answer)
+
+
+def test_four_bits_pass(capsys):
+    checks.check_four_bits(lambda n: n * (4 / 8 + 4 / 64) / 2**30)
+    assert "ok: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda n: None, "gives nothing, not a number"),
+        (lambda n: n / 2 / 2**30, "scales are missing"),
+        (lambda n: n * 0.5625 / 1e9, "10^9 bytes"),
+        (lambda n: n * 0.5625, "divide by 2^30"),
+        (lambda n: n * 4.5 / 2**30, "bits"),
+        (lambda n: n * 4 / 2**30, "gives 256 GiB, not 36"),
+    ],
+)
+def test_wrong_bytes_are_told_why(answer, message):
+    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
+        checks.check_four_bits(answer)
+
+
 # ------------------------------------------------------------------ the exercises themselves
 
 
@@ -102,3 +149,17 @@ def test_notebook_00_the_stub_fails_and_the_printed_solution_passes(capsys):
     exec(solution, names)
     exec(check_it, names)
     assert capsys.readouterr().out.endswith("everything else stayed.\n")
+
+
+@pytest.mark.parametrize("name", ["ex1", "ex2"])
+def test_notebook_01_the_stubs_fail_and_the_printed_solutions_pass(name, capsys):
+    notebook = "01_load_sd35_on_a_t4.ipynb"
+    stub, check_it, folded = exercise(notebook, [name, f"{name}-check", f"{name}-help"])
+    names = {"checks": checks}
+    exec(stub, names)
+    with pytest.raises(checks.CheckFailed, match="gives nothing"):
+        exec(check_it, names)
+    (solution,) = re.findall(r"```python\n(.*?)```", folded, re.DOTALL)
+    exec(solution, names)
+    exec(check_it, names)
+    assert "ok: " in capsys.readouterr().out

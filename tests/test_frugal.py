@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from tiny_random import random_pipeline
+from transformers.models.t5.modeling_t5 import T5Attention
 
 from densenb import frugal, loading, pipelines
 from densenb.attention import dense_attention
@@ -198,8 +200,27 @@ def test_a_transformer_that_parks_is_back_for_drawing(folder, monkeypatch):
     with dense_attention(pipe, CAT, DenseConfig(window=1.0), **SIZE | LATENT) as dense:
         pipe(**dense.inputs, generator=generators([0]))  # encodes while layers are in our hands
     assert moves == ["cpu", "cpu"]  # away, and back to the device, which is this one here
-    latents(pipe, CAT)
-    assert len(moves) == 2
+
+
+def test_an_error_does_not_keep_the_encoders(folder, monkeypatch):
+    pipe = load(folder, plan=replace(freeing(folder), park=True))
+    encoders, load_encoders = [], pipe._load_encoders
+
+    def watched():
+        found = load_encoders()
+        encoders.extend(weakref.ref(encoder) for encoder in found.values())
+        return found
+
+    def broken(self, hidden_states, *_, **__):
+        raise RuntimeError("no kernel")
+
+    pipe._load_encoders = watched
+    with monkeypatch.context() as patch:
+        patch.setattr(T5Attention, "forward", broken)
+        with pytest.raises(RuntimeError, match="no kernel") as caught:
+            latents(pipe, CAT)
+    assert caught.tb and len(encoders) == 3 and not any(encoder() for encoder in encoders)
+    assert latents(pipe, CAT).isfinite().all()
 
 
 # -------------------------------------------------------------------------------- loading by plan

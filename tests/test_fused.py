@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from types import SimpleNamespace
 
 import pytest
@@ -282,56 +280,6 @@ def test_a_changed_operator_is_noticed_and_passed_over(operator, fresh_operators
     assert fused.backend_name(inputs[0]) == "chunked"
     found = fused_attention(*inputs, DenseConfig(), plan, STEP)
     assert error(found, explicit_attention(*inputs, DenseConfig(), plan, STEP)) < 1e-6
-
-
-# ------------------------------------------------------------------------------------------ Triton
-@pytest.fixture(scope="module")
-def kernels():
-    """The Triton kernels in Triton's interpreter, which runs them on a CPU."""
-    pytest.importorskip("triton", reason="Triton is not installed: its kernels are not tested")
-    before = os.environ.get("TRITON_INTERPRET")
-    os.environ["TRITON_INTERPRET"] = "1"
-    module = importlib.reload(importlib.import_module("densenb.kernels"))
-    yield module
-    os.environ.pop("TRITON_INTERPRET")
-    if before is not None:
-        os.environ["TRITON_INTERPRET"] = before
-
-
-# The interpreter multiplies bfloat16 wrongly; on a GPU it is like float16.
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("keys", [1, 64, 100])
-def test_triton_range(kernels, dtype, keys):
-    (query, key, _), _ = example(rows=2, image=100, text=40, size=20)
-    query, key = query.to(dtype), key.to(dtype)[:, :, 5 : 5 + keys]
-    found, expected = kernels.row_range(query, key), ranges.chunked_range(query, key)
-    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(found, expected))
-
-
-@pytest.mark.parametrize("joint", [True, False])
-@pytest.mark.parametrize("kind", ["apart", "overlapping", "soft", "empty"])
-@pytest.mark.parametrize(
-    "config",
-    [
-        DenseConfig(),
-        DenseConfig(special_tokens="negative", overlap_area="sum", image_image=2),
-        DenseConfig(image_image=0, special_tokens="background"),
-        DenseConfig(image_text=0, text_image=0.5, text_text=0.4, value_range="row"),
-        DenseConfig(value_range=None, image_text=3, text_text=1),
-    ],
-    ids=lambda config: f"{config.special_tokens}-{config.value_range}-{config.image_image:g}",
-)
-def test_triton_attention(kernels, monkeypatch, joint, kind, config):
-    monkeypatch.setattr(fused, "triton_kernels", lambda device, dtype: kernels)
-    monkeypatch.setattr(fused, "row_range", kernels.row_range)
-    inputs, plan = example(kind, rows=2, image=70, text=24, size=24)
-    if not joint:
-        inputs, plan = only_image(inputs, plan)
-    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 4e-4)):
-        rounded = [x.to(dtype) for x in inputs]
-        exact = [x.double() for x in rounded]
-        found = fused_attention(*rounded, config, plan, STEP)
-        assert error(found, explicit_attention(*exact, config, plan, STEP)) < tolerance
 
 
 def test_more_regions_than_the_kernel_holds_go_to_stock_operators(monkeypatch):

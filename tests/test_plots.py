@@ -61,12 +61,18 @@ def test_strip_has_a_row_a_name_and_a_column_a_title():
 
 
 def test_outlines_follow_the_tokens_and_leave_the_view_alone():
-    figure = plots.attention_strip({"a blue cat": strip([0.5])}, ["now"], LAYOUT)
-    axis = figure.axes[0]
-    points = np.concatenate(axis.collections[0].get_segments())
-    assert points.min(axis=0).tolist() == [64, 64] and points.max(axis=0).tolist() == [128, 128]
-    assert len(axis.collections[0].get_segments()) == 16  # tokens' sides around a 4 x 4 square
-    assert axis.get_xlim() == (0, 128) and axis.get_ylim() == (128, 0)
+    layout = dnb.Layout("a blue cat", [dnb.Region("a blue cat", dnb.box(0.5, 0.25, 1, 1))])
+    for figure, place in (
+        (plots.attention_strip({"a blue cat": strip([0.5])}, ["now"], layout), 0),
+        (plots.phrase_overlay(PICTURE, strip([0.5]), layout), 1),
+    ):
+        drawn(figure)
+        axis = figure.axes[place]
+        sides = np.stack(axis.collections[0].get_segments())
+        assert sides.min(axis=(0, 1)).tolist() == [64, 32]
+        assert sides.max(axis=(0, 1)).tolist() == [128, 128]
+        assert len(sides) == 2 * (4 + 6)  # sides of tokens around 4 x 6 of them
+        assert axis.get_xlim() == (0, 128) and axis.get_ylim() == (128, 0)
 
 
 def test_strip_is_read_by_the_share_in_the_region():
@@ -157,6 +163,7 @@ def test_quadrants_weigh_groups_by_their_size_and_leave_out_the_empty():
     mass[3], mass[:, 3] = torch.nan, torch.nan
     line = plots.read_quadrants(mass, mass, GROUPS, 2, sizes=[3, 1, 5, 0])
     assert "image -> image 80%" in line and "text -> text 30%" in line
+    assert "text -> text 30%" in plots.read_quadrants(mass, mass, GROUPS, 2)
     drawn(plots.quadrants(mass, mass, GROUPS, 2))
 
 

@@ -112,23 +112,19 @@ def test_pooled_attention_equals_attention_by_hand(random_pipe):
         assert torch.allclose(got["spread"][:, 0, 0], spread, atol=1e-4)
         same, other = [], []
         for i in range(IMAGE):
-            for j in range(IMAGE):
-                if i != j:
-                    together = any(i in group and j in group for group in groups[:3])
-                    (same if together else other).append(scores[:, i, j])
+            own = next(group for group in groups[:3] if i in group)
+            same.append(scores[:, i, [j for j in own if j != i]].mean(-1))
+            other.append(scores[:, i, [j for j in range(IMAGE) if j not in own]].mean(-1))
         assert torch.allclose(got["same"][:, 0, 0], torch.stack(same).mean(0), atol=1e-4)
         assert torch.allclose(got["other"][:, 0, 0], torch.stack(other).mean(0), atol=1e-4)
         if kind == "attn":
-            same = [scores[:, p][:, :, t] for p, t in zip(groups[:3], groups[3:6], strict=True)]
-            other = [
-                scores[:, groups[i]][:, :, groups[3 + j]]
-                for i in range(3)
-                for j in range(3)
-                if i != j
-            ]
-            for name, blocks in (("same", same), ("other", other)):
-                mean = torch.cat([each.flatten(1) for each in blocks], 1).mean(1)
-                assert torch.allclose(got[name][:, 0, 1], mean, atol=1e-4)
+            own = [scores[:, p][:, :, t] for p, t in zip(groups[:3], groups[3:6], strict=True)]
+            same = torch.cat([each.mean(-1) for each in own], 1).mean(1)
+            words = [sum((groups[3 + j] for j in range(3) if j != i), []) for i in range(3)]
+            foreign = [scores[:, p][:, :, t] for p, t in zip(groups[:3], words, strict=True)]
+            other = torch.cat([each.mean(-1) for each in foreign], 1).mean(1)
+            assert torch.allclose(got["same"][:, 0, 1], same, atol=1e-4)
+            assert torch.allclose(got["other"][:, 0, 1], other, atol=1e-4)
         else:
             assert got["same"][:, 0, 1].isnan().all() and got["spread"][:, 1].isnan().all()
 
@@ -151,13 +147,9 @@ def test_raw_scores_of_one_block_and_step(random_pipe):
     result, _ = record(random_pipe, LAYOUT, scores=(2, 0))
     query, key = first_queries(random_pipe, LAYOUT)[2, "attn"]
     assert torch.allclose(result.scores, query[1] @ key[1].mT / 8**0.5, atol=1e-4)
-    result, _ = record(random_pipe, LAYOUT, scores=(1, 3, "attn2"), heads=[2], steps=[3])
-    assert result.scores.shape == (4, IMAGE, IMAGE)
-    same = result.scores[2].triu(1).sum() + result.scores[2].tril(-1).sum()
-    pairs = result.tensor("same", "attn2", blocks=1)[0, 0, 0, 0, 0, 0]
-    others = result.tensor("other", "attn2", blocks=1)[0, 0, 0, 0, 0, 0]
-    low, high = sorted([pairs.item(), others.item()])
-    assert low <= same.item() / (IMAGE * (IMAGE - 1)) <= high
+    result, _ = record(random_pipe, LAYOUT, scores=(1, 0, "attn2"), heads=[2], steps=[0])
+    query, key = first_queries(random_pipe, LAYOUT)[1, "attn2"]
+    assert torch.allclose(result.scores, query[1] @ key[1].mT / 8**0.5, atol=1e-4)
 
 
 @settings(max_examples=30, deadline=None)
@@ -307,6 +299,28 @@ def test_rows_of_the_negative_prompt(random_pipe):
     assert torch.allclose(mass[0, 0, 0, 0, 0, 7], expected, atol=1e-5)
 
 
+def test_negative_rows_are_paired_with_their_pictures(random_pipe):
+    result, _ = record(random_pipe, [LAYOUT, ONE], rows="both", scores=(0, 0))
+    first = [entry for entry in result.entries if not entry.conditional][:2]
+    assert [(entry.picture, entry.layout) for entry in first] == [(0, 0), (1, 1)]
+    call = {"prompt": [LAYOUT.text, ONE.text], "latents": noise(2)}
+    query, key = first_queries(random_pipe, LAYOUT, **call)[0, "attn"]
+    # Rows are [negative, negative, positive, positive]; scores are of the first positive one.
+    assert torch.allclose(result.scores, query[2] @ key[2].mT / 8**0.5, atol=1e-4)
+
+
+def test_background_without_a_phrase_has_no_say_in_the_advantage(random_pipe):
+    """Its pixels have no words of their own to compare with those of the regions."""
+    result, _ = record(random_pipe, ONE, scores=(0, 0), steps=[0])
+    assert result.tensor("same", blocks=0)[..., 0, 1].isnan().all()  # one phrase: no other words
+    result, _ = record(random_pipe, LAYOUT, scores=(0, 0), steps=[0])
+    groups = tokens_of(random_pipe, LAYOUT)
+    queries = [result.scores[:, pixels][:, :, groups[3 + i]] for i, pixels in enumerate(groups[:2])]
+    expected = torch.cat([each.mean(-1) for each in queries], 1).mean()
+    same = result.tensor("same", blocks=0)[0, 0, 0, 0, 0, 1]
+    assert torch.allclose(same, expected, atol=1e-4)
+
+
 def test_skip_layer_passes_are_kept_apart(random_pipe):
     call = {"skip_guidance_layers": [1], "num_inference_steps": 10, "skip_layer_guidance_stop": 0.4}
     result, _ = record(random_pipe, LAYOUT, call=call)
@@ -314,6 +328,9 @@ def test_skip_layer_passes_are_kept_apart(random_pipe):
     assert result.axes(skip=True).steps == (1, 2, 3) and result.axes(skip=True).blocks == (0, 2)
     assert len(result.entries) == 10 * 5 + 3 * 3
     assert {entry.run for entry in result.entries} == {0}
+    mass, sizes = result.tensor("mass")[:, :, 0, 0], result.sizes[0]
+    pixels = (mass[:, :, :3] * sizes[:3, None]).sum(2) / sizes[:3].sum()
+    assert torch.allclose(result.special_share(), pixels[..., -1], atol=1e-5)
     # Block 0 comes before the skipped one: what it sees in both passes is the same.
     normal, skipped = (result.tensor("mass", "attn", 1, 0, skip=skip) for skip in (False, True))
     assert torch.allclose(normal, skipped, atol=1e-5, equal_nan=True)
@@ -390,10 +407,23 @@ def test_direct_calls_name_their_rows(random_pipe):
         )
     assert {(entry.layout, entry.picture) for entry in result.entries} == {(1, 0)}
     expected, _ = record(random_pipe, LAYOUT, steps=[0])
-    assert torch.allclose(result.tensor("mass"), expected.tensor("mass"), atol=1e-4)
+    assert torch.allclose(result.tensor("mass"), expected.tensor("mass"), atol=1e-4, equal_nan=True)
+    with record_attention(random_pipe, LAYOUT) as result, result.rows([0]):
+        timestep = random_pipe.scheduler.timesteps[:1]
+        random_pipe.transformer(noise(1), embeds, pooled, timestep, skip_layers=[1])
+    assert {(entry.block, entry.skip) for entry in result.entries} == {(0, True), (2, True)}
     with pytest.raises(ValueError, match="layouts are 0 to 1"):
         with record_attention(random_pipe, [ONE, LAYOUT]) as result, result.rows([2]):
             pass
+
+
+def test_background_phrases_of_layouts_of_different_sizes(random_pipe):
+    beach = Layout(ONE.caption, ONE.regions, "the beach")
+    result, _ = record(random_pipe, [LAYOUT, beach])
+    alone, _ = record(random_pipe, beach, noise(2)[1:])
+    assert result.groups[1][5] == "text: the beach" and result.groups[0][5] == "-"
+    maps = [each.phrase_map("the beach") for each in (result, alone)]
+    assert torch.allclose(*maps, rtol=1e-2)
 
 
 def test_second_call_is_a_second_run(random_pipe):

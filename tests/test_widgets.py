@@ -45,6 +45,8 @@ def pixels(image) -> np.ndarray:
 def test_untouched_sliders_say_what_was_given(pipe):
     sliders = widgets.MaskSliders(pipe, LAYOUT, ["image_text"])
     assert sliders.layout == LAYOUT and sliders.config == dnb.DenseConfig()
+    exact = dnb.Region("a blue cat", dnb.box(0.123456789, 0.2, 0.6, 0.7))
+    assert widgets.RegionSliders(exact).mask == exact.mask
 
 
 def test_a_moved_slider_moves_its_region_and_no_other(pipe):

@@ -54,8 +54,8 @@ if "google.colab" in sys.modules:
 %matplotlib inline
 import densenb as dnb
 
-MODEL = "tiny"  # the bundled miniature of SD 3.5: any CPU, offline
-pipe = dnb.load(MODEL)"""
+MODEL = "tiny"  # any CPU, offline; or "medium", "large": see notebook 01
+pipe = dnb.load_or_tiny(MODEL)"""
 
 
 @dataclass(frozen=True)

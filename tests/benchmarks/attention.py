@@ -11,7 +11,6 @@ the weights are. Prints a table for each part and rewrites the JSON file after e
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import platform
 import statistics
@@ -20,10 +19,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from functools import partial as partial_call
+from functools import partial as call
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 import torch.nn.functional as F
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
@@ -125,8 +125,8 @@ class Machine:
 
 @contextmanager
 def freed() -> Iterator[None]:
+    """Memory that PyTorch keeps of one case is not there to be counted in the next."""
     yield
-    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -300,13 +300,11 @@ def part_tiles(machine: Machine) -> list[dict]:
     sizes = [((128, 64), 8, 3), ((64, 64), 4, 3), ((128, 32), 4, 3), ((128, 64), 4, 3)]
     for tile, warps, stages in [*sizes, ((128, 128), 8, 3)]:
         row = {"kernel": "range", "tile": tile, "warps": warps, "stages": stages}
-        run = lambda: kernels.row_range(pixels, key[:, :, :4096], tile, warps, stages)  # noqa: E731
+        run = call(kernels.row_range, pixels, key[:, :, :4096], tile, warps, stages)
         case(machine, rows, row, lambda run=run: {"ms": machine.seconds(run) * 1e3})
     for tile, warps, stages in [*sizes, ((64, 128), 4, 3), ((128, 128), 8, 2)]:
         row = {"kernel": "attention", "tile": tile, "warps": warps, "stages": stages}
-        run = lambda: kernels.moved_attention(  # noqa: E731
-            pixels, key, value, 4096, *shifts, tile, warps, stages
-        )
+        run = call(kernels.moved_attention, pixels, key, value, 4096, *shifts, tile, warps, stages)
         case(machine, rows, row, lambda run=run: {"ms": machine.seconds(run) * 1e3})
     return rows
 
@@ -322,8 +320,8 @@ def part_operators(machine: Machine) -> list[dict]:
         choice = partial.operator_name(machine.device, machine.dtype, width, image)
         for name in [*names, "chunked"]:
             row = {"operator": name, "width": width, "chosen": name == choice}
-            run = lambda: partial.OPERATORS[name](query, key, value, width**-0.5)  # noqa: B023, E731
-            case(machine, rows, row, lambda: {"ms": machine.seconds(run) * 1e3})  # noqa: B023
+            run = call(partial.OPERATORS[name], query, key, value, width**-0.5)
+            case(machine, rows, row, lambda run=run: {"ms": machine.seconds(run) * 1e3})
     return rows
 
 
@@ -347,16 +345,19 @@ def part_error(machine: Machine) -> list[dict]:
             wanted = attention.explicit_attention(*exact, DEFAULT, plan, step)
             floor = relative(stock(*given, DEFAULT, plan, step), plain)
             for name, method in methods(machine).items():
-                slow = name == "FlexAttention" and machine.cuda and dtype != machine.dtype
+                slow = name == "FlexAttention" and dtype != machine.dtype
                 if name == "hard mask" or slow:
                     continue  # another function; half a minute of compiling
                 row = {"dtype": str(dtype).removeprefix("torch."), "largest logit": largest}
                 row |= {"method": name}
 
-                def measure(method=method, name=name) -> dict:
-                    target = plain if name == "stock SDPA" else wanted
-                    error = relative(method(*given, DEFAULT, plan, step), target)  # noqa: B023
-                    return {"error L2": error, "x stock": error / floor}  # noqa: B023
+                run = call(method, *given, DEFAULT, plan, step)
+
+                def measure(
+                    run=run, floor=floor, target=plain if name == "stock SDPA" else wanted
+                ) -> dict:
+                    error = relative(run(), target)
+                    return {"error L2": error, "x stock": error / floor}
 
                 case(machine, rows, row, measure)
     return rows
@@ -379,7 +380,6 @@ def part_call(machine: Machine) -> list[dict]:
                 given = inputs(machine, heads, count)
                 flops = 4 * count**2 * 64 * heads
                 extra = 2 * side * side * count * 64 * heads
-                floor = flops / machine.flops * 1e3
                 base = None
                 for name, method in methods(machine).items():
                     if name == "FlexAttention" and (shape, pixels) not in [
@@ -387,18 +387,17 @@ def part_call(machine: Machine) -> list[dict]:
                     ]:  # fmt: skip
                         continue  # each shape compiles for half a minute
                     row = {"px": pixels, "shape": shape, "kind": kind, "method": name}
-                    run = lambda: method(*given, DEFAULT, plan, FIRST)  # noqa: B023, E731
+                    run = call(method, *given, DEFAULT, plan, FIRST)
+                    work = flops + (extra if name.startswith(("fused", "Flex")) else 0)
+                    moved = 4 * given[0].nbytes  # query, key and value read, the result written
 
-                    def measure(run=run, name=name) -> dict:
-                        found = {"ms": machine.seconds(run) * 1e3}
-                        peak = machine.peak(run)
-                        moved = name.startswith(("fused", "Flex"))
-                        ideal = floor + (extra / machine.flops * 1e3 if moved else 0)  # noqa: B023
-                        return found | {
-                            "peak MiB": peak,
-                            "floor ms": ideal,
-                            "GFLOP": (flops + extra * moved) / 1e9,  # noqa: B023
-                            "in+out MB": 4 * given[0].nbytes / 1e6,  # noqa: B023
+                    def measure(run=run, work=work, moved=moved) -> dict:
+                        return {
+                            "ms": machine.seconds(run) * 1e3,
+                            "peak MiB": machine.peak(run),
+                            "floor ms": max(work / machine.flops, moved / machine.bytes) * 1e3,
+                            "GFLOP": work / 1e9,
+                            "in+out MB": moved / 1e6,
                         }
 
                     row = case(machine, rows, row, measure)
@@ -476,36 +475,18 @@ LAYOUT = dnb.Layout(
 def processed_by(method: Method) -> Iterator[None]:
     """Layers inside `dense_attention` compute the edited rows by `method`, the others stock."""
 
-    def call(
-        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *args, **kwargs
-    ):
-        joint = encoder_hidden_states is not None
-        plan = self.plan(joint)
-        if plan is None:
-            return self.stock(
-                attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
-            )
-        self.edited += 1
-        given = attention.project(attn, hidden_states, encoder_hidden_states)
-        half = len(given[0]) // 2
-        negative = F.scaled_dot_product_attention(*(x[:half] for x in given))
-        session = self.session
-        positive = method(*(x[half:] for x in given), session.rule, plan, session.now.step)
-        attended = torch.cat([negative, positive.to(negative.dtype)])
-        attended = attended.transpose(1, 2).flatten(2)
-        image, text = attended.tensor_split([hidden_states.shape[1]], dim=1)
-        image = attn.to_out[1](attn.to_out[0](image))
-        if not joint:
-            return image
-        return image, text if attn.context_pre_only else attn.to_add_out(text)
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, plan: Plan) -> Tensor:
+        rule, now = self.session.rule, self.session.now
+        negative = F.scaled_dot_product_attention(*(x[now.others] for x in (query, key, value)))
+        chosen = (x[now.rows] for x in (query, key, value))
+        return torch.cat([negative, method(*chosen, rule, plan, now.step).to(negative.dtype)])
 
     kind = attention.DenseJointAttnProcessor
-    before = kind.__call__
-    kind.__call__ = call
+    before, kind.attend = kind.attend, attend
     try:
         yield
     finally:
-        kind.__call__ = before
+        kind.attend = before
 
 
 class Denoising:
@@ -642,7 +623,7 @@ def generations(machine: Machine, shape: str, sizes: tuple[int, ...], repeats: i
         base: dict = {}
         for name, config, method, count in runs:
             row = {"shape": shape, "px": pixels, "method": name}
-            run = partial_call(loop.measure, config, method, count)
+            run = call(loop.measure, config, method, count)
             row = case(machine, rows, row, run)
             row["floor s"] = flops / machine.flops
             base = row if name == "stock" else base
@@ -691,13 +672,14 @@ def table(rows: list[dict]) -> str:
     )
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--toy", action="store_true", help="all parts, tiny, on the CPU")
     parser.add_argument("--only", action="append", choices=list(PARTS), help="parts to run")
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks/attention.json"))
     parser.add_argument("--seconds", type=float, default=230, help="start no case after this time")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
+    diffusers.utils.logging.set_verbosity_error()
     # Without a GPU the full sizes would take hours.
     toy = chosen.toy or not torch.cuda.is_available()
     machine = Machine(toy, chosen.seconds)

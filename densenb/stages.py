@@ -1,0 +1,41 @@
+"""The stages of the course, each one change after the last: notebooks 03 to 05, and their table.
+
+The strengths of the fixed bias are the best of a sweep on `tune` scenes (docs/sweep.md). All stages
+leave text of no region to the background, except the one that shows what that is worth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from densenb.modulation import DenseConfig
+
+FIXED_IMAGE_TEXT = 2.0  # logits
+FIXED_IMAGE_IMAGE = 1.0
+
+_one = DenseConfig(
+    image_text=FIXED_IMAGE_TEXT,
+    image_image=0.0,
+    decay=0.0,
+    area=0.0,
+    value_range=None,
+    special_tokens="background",
+)
+_two = replace(_one, image_image=FIXED_IMAGE_IMAGE)
+_three = replace(_two, image_text=1.0, image_image=0.3, value_range="quadrant")
+_four = replace(_three, area=1.0)
+_five = replace(_four, decay=5.0)
+_six = replace(_five, text_image=0.3)
+_seven = replace(_six, text_text=0.3)
+
+STAGES: dict[str, DenseConfig] = {
+    "fixed-bias-image-text": _one,
+    "fixed-bias-image-image": _two,
+    "value-range": _three,
+    "value-range-neutral": replace(_three, special_tokens="neutral"),
+    "area": _four,
+    "decay": _five,
+    "text-image": _six,
+    "text-text": _seven,
+}
+"""Name -> settings. "decay" is the paper's rule; "text-image" and "text-text" go beyond it."""
