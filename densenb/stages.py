@@ -10,18 +10,18 @@ from dataclasses import replace
 
 from densenb.modulation import DenseConfig
 
-FIXED_IMAGE_TEXT = 2.0  # logits
-FIXED_IMAGE_IMAGE = 1.0
+FIXED_ALONE = 3.0  # image->text, in logits, while there is no image->image
+FIXED_TOGETHER = 2.0, 1.0  # image->text and image->image, in logits
 
 _one = DenseConfig(
-    image_text=FIXED_IMAGE_TEXT,
+    image_text=FIXED_ALONE,
     image_image=0.0,
     decay=0.0,
     area=0.0,
     value_range=None,
     special_tokens="background",
 )
-_two = replace(_one, image_image=FIXED_IMAGE_IMAGE)
+_two = replace(_one, image_text=FIXED_TOGETHER[0], image_image=FIXED_TOGETHER[1])
 _three = replace(_two, image_text=1.0, image_image=0.3, value_range="quadrant")
 _four = replace(_three, area=1.0)
 _five = replace(_four, decay=5.0)

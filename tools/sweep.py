@@ -1,7 +1,7 @@
 """Compare settings of the modulation on `tune` scenes; the best becomes the tier's `tuned`.
 
-    python tools/sweep.py --scenes 96 --out out/sweep.json
-    python tools/sweep.py --scenes 18 --only stock negative published
+    python tools/sweep.py --scenes 96 --dtype bfloat16 --out out/sweep.json
+    python tools/sweep.py --scenes 18 --only stock background published
 
 One row a setting, the best printed last; the file is rewritten after every setting, so that an
 interrupted sweep keeps what it has.
@@ -12,60 +12,92 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import densenb as dnb
 from densenb import evaluate
+from densenb.baselines import HardMask
 from densenb.modulation import DenseConfig, Rule
 from densenb.suites import build_suite, known
 
-NEGATIVE = {"special_tokens": "negative"}
+ROWS = HardMask.quadrants[:2]  # image->text and image->image: the rows of the image
 
 
-def negative(**changes: Any) -> DenseConfig:
-    """The paper's strengths and treatment of special tokens, with some settings changed."""
-    return DenseConfig(**(NEGATIVE | changes))
+def behind(**changes: Any) -> DenseConfig:
+    """The paper's strengths, text of no region left to the background, and some changes."""
+    return DenseConfig(**({"special_tokens": "background"} | changes))
+
+
+def fixed(image_text: float, image_image: float = 0.0) -> DenseConfig:
+    """A fixed bias in logits."""
+    same = {"value_range": None, "decay": 0.0, "area": 0.0}
+    return behind(**same, image_text=image_text, image_image=image_image)
 
 
 SETTINGS: dict[str, Rule | None] = {
     "stock": None,
-    "hard mask": dnb.HardMask(),
-    "hard mask, negative": dnb.HardMask(special_tokens="negative"),
-    "hard mask, negative, alone": dnb.HardMask(
-        special_tokens="negative", encode_phrases_alone=True
+    "hard mask": HardMask(),
+    "hard mask, neutral": HardMask(special_tokens="neutral"),
+    "hard mask, image-text": HardMask(quadrants=ROWS[:1]),
+    "hard mask, image-text and text-image": HardMask(
+        quadrants=(HardMask.quadrants[0], HardMask.quadrants[2])
     ),
+    "hard mask, image-text and text-text": HardMask(
+        quadrants=(HardMask.quadrants[0], HardMask.quadrants[3])
+    ),
+    "hard mask, image rows": HardMask(quadrants=ROWS),
+    "hard mask, image rows and text-image": HardMask(quadrants=HardMask.quadrants[:3]),
+    "hard mask, image rows and text-text": HardMask(quadrants=(*ROWS, HardMask.quadrants[3])),
+    "hard mask, image rows, alone": HardMask(quadrants=ROWS, encode_phrases_alone=True),
+    "hard mask, image rows, window 0.2": HardMask(quadrants=ROWS, window=0.2),
+    "hard mask, image rows, window 0.4": HardMask(quadrants=ROWS, window=0.4),
     "transferred": DenseConfig(),
     "published": DenseConfig.published(),
-    "published, masks by area": replace(DenseConfig.published(), masks="area"),
-    "negative": negative(),
-    "alone": negative(encode_phrases_alone=True),
-    "no background": negative(unassigned="none"),
-    "alone, no background": negative(encode_phrases_alone=True, unassigned="none"),
-    "decay 1": negative(decay=1.0),
-    "decay 2": negative(decay=2.0),
-    "area 0": negative(area=0.0),
-    "area 0.5": negative(area=0.5),
-    "window 0.2": negative(window=0.2),
-    "window 0.5": negative(window=0.5),
-    "window 0.5, decay 2": negative(window=0.5, decay=2.0),
-    "image-text 0.5": negative(image_text=0.5),
-    "image-image 0": negative(image_image=0.0),
-    "image-image 0.1": negative(image_image=0.1),
-    "image-image 0.6": negative(image_image=0.6),
-    "image-image 1": negative(image_image=1.0),
-    "text-image 0.3": negative(text_image=0.3),
-    "text-image 1": negative(text_image=1.0),
-    "text-text 0.3": negative(text_text=0.3),
-    "text-text 1": negative(text_text=1.0),
-    "text 0.3": negative(text_image=0.3, text_text=0.3),
-    "row range": negative(value_range="row"),
-    "alone, image-image 0.6": negative(encode_phrases_alone=True, image_image=0.6),
-    "alone, area 0.5": negative(encode_phrases_alone=True, area=0.5),
-    "alone, decay 2": negative(encode_phrases_alone=True, decay=2.0),
-    "alone, text-text 0.3": negative(encode_phrases_alone=True, text_text=0.3),
+    "negative": DenseConfig(special_tokens="negative"),
+    "background": behind(),
+    "alone": behind(encode_phrases_alone=True),
+    "soft masks": behind(masks="soft"),
+    "row range": behind(value_range="row"),
+    "by fraction": behind(clock="fraction", decay=1.0),
+    "area 0": behind(area=0.0),
+    "area 0.5": behind(area=0.5),
+    "area 0, image-text 0.5": behind(area=0.0, image_text=0.5),
+    "area 0.5, decay 2": behind(area=0.5, decay=2.0),
+    "area 0, by fraction": behind(area=0.0, clock="fraction", decay=1.0),
+    "area 0, cosine, window 0.5": behind(area=0.0, clock="cosine", decay=1.0, window=0.5),
+    "area 0, row range": behind(area=0.0, value_range="row"),
+    "area 0, image-image 1, decay 0": behind(area=0.0, image_image=1.0, decay=0.0),
+    "alone, area 0": behind(encode_phrases_alone=True, area=0.0),
+    "alone, area 0.5": behind(encode_phrases_alone=True, area=0.5),
+    "alone, area 0, image-image 0.6": behind(
+        encode_phrases_alone=True, area=0.0, image_image=0.6
+    ),
+    "alone, area 0, window 0.4": behind(encode_phrases_alone=True, area=0.0, window=0.4),
+    "alone, area 0, soft masks": behind(encode_phrases_alone=True, area=0.0, masks="soft"),
 }
+for number in (0.0, 1.0, 2.0):
+    SETTINGS[f"decay {number:g}"] = behind(decay=number)
+    SETTINGS[f"area 0, decay {number:g}"] = behind(area=0.0, decay=number)
+for number in (0.2, 0.4, 0.5):
+    SETTINGS[f"window {number:g}"] = behind(window=number)
+    SETTINGS[f"area 0, window {number:g}"] = behind(area=0.0, window=number)
+for number in (0.0, 0.1, 0.6, 1.0):
+    SETTINGS[f"image-image {number:g}"] = behind(image_image=number)
+    SETTINGS[f"area 0, image-image {number:g}"] = behind(area=0.0, image_image=number)
+for number in (0.3, 1.0):
+    SETTINGS[f"text-image {number:g}"] = behind(text_image=number)
+    SETTINGS[f"text-text {number:g}"] = behind(text_text=number)
+    SETTINGS[f"area 0, text-image {number:g}"] = behind(area=0.0, text_image=number)
+    SETTINGS[f"area 0, text-text {number:g}"] = behind(area=0.0, text_text=number)
+for number in (1.0, 2.0, 3.0, 4.0, 6.0, 9.0):
+    SETTINGS[f"fixed bias {number:g}"] = fixed(number)
+for number in (0.5, 1.0, 2.0, 4.0):
+    SETTINGS[f"fixed bias 2, image-image {number:g}"] = fixed(2.0, number)
+    SETTINGS[f"fixed bias 4, image-image {number:g}"] = fixed(4.0, number)
+
 COLUMNS = ("mIoU", "in_mask", "presence", "colour_binding", "leakage", "quality")
 
 
@@ -77,6 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=list(SETTINGS), help="names; all by default")
     parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--out", type=Path, default=Path("out/sweep.json"))
     options = parser.parse_args(arguments)
 
@@ -84,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     evaluate.METHODS.update({name: lambda pipe, rule=rule: rule for name, rule in chosen.items()})
     options.out.parent.mkdir(parents=True, exist_ok=True)
     device = evaluate.best_device()
-    pipe = dnb.load("tiny", device)
+    pipe = dnb.load("tiny", device, getattr(torch, options.dtype))
     suite = build_suite("tune", options.scenes, options.seed, device)
     rows = []
     for row in evaluate.evaluate_each(pipe, list(chosen), suite, batch_size=options.batch_size):
