@@ -6,7 +6,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c "$(NEW_ENOUGH)" 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help setup demo test lab notebooks miniature benchmarks
+.PHONY: help setup demo test lab notebooks miniature states benchmarks
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -58,6 +58,18 @@ notebooks: setup ## re-execute every notebook in place, clean and check it
 
 miniature: setup ## train the bundled miniature again, into out/miniature
 	@$(PY) -m densenb.tiny.train all --out out/miniature
+
+# Example: make states LAUNCH=".venv/bin/accelerate launch --num_processes 2 -m"
+LAUNCH ?= $(PY) -m
+STEPS ?= 13000
+FLAGS ?=
+SHARED := $(addprefix densenb/tiny/assets/model/,vae tokenizer tokenizer_2 tokenizer_3)
+
+states: setup ## retrain it: its states at 25 %, 50 % and 100 % of training, and a smaller one
+	@mkdir -p out/states out/smaller
+	@cp -r $(SHARED) out/states && cp -r $(SHARED) out/smaller
+	@$(LAUNCH) densenb.tiny.train flow --out out/states --steps $(STEPS) --snapshots 0.25 0.5 $(FLAGS)
+	@$(LAUNCH) densenb.tiny.train flow --out out/smaller --steps $(STEPS) --layers 4 --width 160 $(FLAGS)
 
 benchmarks: setup ## run the speed and memory measurements
 	@for script in tests/benchmarks/*.py; do \

@@ -75,6 +75,7 @@ def parser() -> Parser:
     )
     evaluate.add_argument("--scenes", type=_count, default=256, help="(%(default)s)")
     evaluate.add_argument("--seed", type=int, default=0, help="of scenes and noise (%(default)s)")
+    evaluate.add_argument("--seeds", type=_seeds, default=[0], help="more noise, such as 0,1,2 (0)")
     evaluate.add_argument("--out", type=Path, help="write the rows to this JSON file")
     _sampling(evaluate)
     evaluate.add_argument("--batch-size", type=_count, help="scenes at a time (8, on a GPU 64)")
@@ -195,6 +196,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
         pipe,
         options.methods,
         suite,
+        seeds=options.seeds,
         batch_size=options.batch_size,
         device=device,
         steps=options.steps,

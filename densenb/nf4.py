@@ -51,9 +51,7 @@ def packed(
         quant_type="nf4",
         device="meta",
     )
-    new.weight = bnb.nn.Params4bit(
-        weight.detach().to(dtype), requires_grad=False, quant_type="nf4"
-    )
+    new.weight = bnb.nn.Params4bit(weight.detach().to(dtype), requires_grad=False, quant_type="nf4")
     if layer.bias is not None:
         new.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
     return new.to(device)

@@ -179,8 +179,9 @@ class Recorder(Record):
     ) -> int:
         """The `nbytes` of a run before it runs; what is not given is the tier's, one per layout.
 
-        Passes of skip-layer guidance come on top. On the way it takes a few arrays of N x N for
-        some heads of one row, each 64 MB or one head's (78 MB for 1024 x 1024 pixels).
+        Passes of skip-layer guidance come on top. On the way it takes up to seven arrays of N x N
+        in float32 for some heads of one row: all heads as long as an array stays under 64 MB, else
+        one head, which is 78 MB each for 1024 x 1024 pixels, half a gigabyte together.
         """
         this, transformer = tier(self.pipe), self.pipe.transformer
         scale = self.pipe.vae_scale_factor * transformer.config.patch_size
