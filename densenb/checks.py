@@ -7,30 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from densenb.checking import CheckFailed, described, expect, passed
+from densenb.checks_attention import (
+    check_attends,
+    check_own_words_only,
+    check_phrase_map,
+    check_prediction,
+    check_text_mass,
+)
 from densenb.layout import Layout
 from densenb.masks import Mask
+
+__all__ = [
+    "CheckFailed", "check_attends", "check_four_bits", "check_guidance", "check_layout_moved",
+    "check_own_words_only", "check_phrase_map", "check_prediction", "check_text_mass",
+]  # fmt: skip
 
 SIDE = 256  # pixels on which masks are compared
 MOST = 0.9  # share of a region that counts as "in" a place
 SMALLEST = 0.5  # of its former area, for a region that was to be moved
-
-
-class CheckFailed(AssertionError):
-    """An answer that is not right yet; notebooks show the message alone, without a traceback."""
-
-    def _render_traceback_(self) -> list[str]:  # what IPython asks an exception for
-        return [f"not yet: {self}"]
-
-
-def passed(message: str) -> None:
-    """Say that an answer is right."""
-    print(f"ok: {message}")
-
-
-def expect(right: Any, message: str) -> None:
-    """Raise `CheckFailed` with the message unless `right` holds."""
-    if not right:
-        raise CheckFailed(message)
 
 
 def check_layout_moved(before: Layout, after: Any, phrase: str, place: Mask) -> None:
@@ -141,13 +136,6 @@ def check_four_bits(gib: Any) -> None:
         "weight, and four bytes for every 64 of them.",
     )
     passed("half a byte and a bit more for each weight.")
-
-
-def described(value: Any) -> str:
-    """A few words for what an answer gave."""
-    if torch.is_tensor(value):
-        return f"a tensor of shape {tuple(value.shape)}"
-    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def by_phrase(layout: Layout) -> dict[str, Tensor]:

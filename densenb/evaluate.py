@@ -261,9 +261,9 @@ def evaluate(
     """Score methods on a suite: one row for each, after `ground-truth` and `token-grid ceiling`.
 
     Batched over scenes (one layout per batch row), with a progress bar. Rows have the keys method,
-    suite, scenes, mIoU, interval (95 %, of mIoU, by scene), mIoU_by_scene, mIoU_present, in_mask, presence,
-    presence_by_objects, colour_binding, leakage, quality, seed, seeds, model, steps, guidance,
-    dtype and settings; what is not defined for a row is None.
+    suite, scenes, mIoU, interval (95 %, of mIoU, by scene), mIoU_by_scene, mIoU_present, in_mask,
+    presence, presence_by_objects, colour_binding, leakage, quality, seed, seeds, model, steps,
+    guidance, dtype and settings; what is not defined for a row is None.
 
     Args:
         pipe: the pipeline, in its own precision; it is moved to `device` and stays there. Float32

@@ -31,6 +31,7 @@ METHODS: dict[str, Rule | None] = {
     "stock": None,
     "transferred": DenseConfig(),
     "specials-negative": DenseConfig(special_tokens="negative"),
+    "specials-background": DenseConfig(special_tokens="background"),
 }
 NOTHING = DenseConfig(image_text=0, image_image=0)
 
@@ -179,7 +180,8 @@ CLAIMS = (
     "In the stock pictures the objects are where the noise put them, not in their regions.",
     "With `transferred` more of each object lies in its region than in the stock picture of the "
     "same seed.",
-    "With `specials-negative` still more does (on the miniature: yes, by far).",
+    "With `specials-negative` and `specials-background` still more does (on the miniature: yes, "
+    "half as much again).",
     "Each object has its own colour, and no region has the other region's.",
     "Objects are as well drawn as in the stock picture: no seams, repeats or flat patches.",
     "The paper's strengths (1.0 and 0.3) are not too strong and not too weak for this model.",

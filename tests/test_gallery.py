@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import zipfile
@@ -45,7 +46,8 @@ def test_it_draws_the_two_prompts_of_the_report(made):
                  if row["method"] == method]
         for method in gallery.METHODS
     }  # fmt: skip
-    assert methods["stock"] != methods["transferred"] != methods["specials-negative"]
+    drawn = [methods[name] for name in gallery.METHODS]
+    assert all(one != other for one, other in itertools.combinations(drawn, 2))
 
 
 def test_settings_versions_and_proofs_lie_beside_the_pictures(made):
@@ -109,7 +111,7 @@ def test_all_of_it_is_zipped(made):
     ("path", "commit"),
     [
         ("/cache/models--a--b/snapshots/c0ffee", "c0ffee"),
-        ("/home/me/my-model", None),
+        ("saved/my-model", None),
         ("", None),
         (None, None),
     ],

@@ -106,9 +106,14 @@ def test_overlay_of_phrases_glows_where_the_map_is():
     )
 
 
-def test_a_flat_map_does_not_glow():
-    flat = pictures.glow(PICTURE, torch.full((4, 4), 0.3), "#E69F00")
-    assert len(set(flat.getpixel((5, 5)))) == 1
+def test_a_map_glows_from_its_minimum_on():
+    def saturated(values: torch.Tensor) -> int:
+        low, *_, high = sorted(pictures.glow(PICTURE, values, "#E69F00").getpixel((0, 0)))
+        return high - low
+
+    rising = torch.tensor([[0.5, 0.6], [0.7, 0.8]])
+    assert saturated(rising) == 0 and saturated(-rising) == 0xE6
+    assert saturated(torch.full((2, 2), 0.3)) == 0
 
 
 # ------------------------------------------------------------------------------------------ charts

@@ -210,6 +210,19 @@ def test_inside_dense_the_weights_are_the_rules(random_pipe, config):
     assert not torch.allclose(weights, scores.softmax(-1), atol=1e-3)
 
 
+@pytest.mark.parametrize("backend", ["explicit", "fused"])
+def test_only_edited_heads_differ_from_stock(random_pipe, backend):
+    config = DenseConfig(heads=(1, 3), backend=backend)
+    plain, _ = record(random_pipe, LAYOUT, heads="each", steps=[0])
+    with dense_attention(random_pipe, LAYOUT, config, **SMALL) as dense:
+        with record_attention(random_pipe, LAYOUT, heads=[0, 1, 3], steps=[0]) as result:
+            random_pipe(**dense.inputs, latents=noise(1), output_type="latent")
+    before, after = (each.tensor("mass", blocks=0)[0, 0, 0] for each in (plain, result))
+    assert torch.equal(after[0].nan_to_num(), before[0].nan_to_num())
+    for ours, head in ((1, 1), (2, 3)):
+        assert not torch.allclose(after[ours], before[head], atol=1e-2)
+
+
 def test_only_edited_steps_rows_and_layers_differ_from_stock(random_pipe):
     config = DenseConfig(window=0.25, image_image=0, blocks=(1,))
     plain, _ = record(random_pipe, LAYOUT, rows="both", steps=[0])

@@ -72,9 +72,7 @@ SETTINGS: dict[str, Rule | None] = {
     "area 0, image-image 1, decay 0": behind(area=0.0, image_image=1.0, decay=0.0),
     "alone, area 0": behind(encode_phrases_alone=True, area=0.0),
     "alone, area 0.5": behind(encode_phrases_alone=True, area=0.5),
-    "alone, area 0, image-image 0.6": behind(
-        encode_phrases_alone=True, area=0.0, image_image=0.6
-    ),
+    "alone, area 0, image-image 0.6": behind(encode_phrases_alone=True, area=0.0, image_image=0.6),
     "alone, area 0, window 0.4": behind(encode_phrases_alone=True, area=0.0, window=0.4),
     "alone, area 0, soft masks": behind(encode_phrases_alone=True, area=0.0, masks="soft"),
 }

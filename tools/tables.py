@@ -1,6 +1,6 @@
 """Turn rows of `densenb evaluate` or of the sweep into a Markdown table.
 
-    python tools/tables.py docs/sweep.json --sort > out/sweep.md
+python tools/tables.py docs/sweep.json --sort > out/sweep.md
 """
 
 from __future__ import annotations

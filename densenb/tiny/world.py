@@ -296,9 +296,10 @@ class World:
             turn = torch.stack(rows, 1) * aspect
             theta = torch.cat([turn, -turn @ (2 * centre - 1)[:, :, None]], 2)
             grid = F.affine_grid(theta, (batch, 5, height, width), align_corners=False)
-            layer = F.grid_sample(
-                self._paint(scenes, slot, size * shorter), grid, align_corners=False
-            ) * (noun >= 0)[:, None, None, None]
+            layer = (
+                F.grid_sample(self._paint(scenes, slot, size * shorter), grid, align_corners=False)
+                * (noun >= 0)[:, None, None, None]
+            )
             rgb, alpha, down = layer.split([3, 1, 1], 1)
             images = images * (1 - alpha) + rgb
             solid = alpha[:, 0] > 0.5

@@ -385,6 +385,31 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def markdown(report: dict[str, Any]) -> str:
+    """The same for docs/: GPU peaks by stage, the host's highest, and what was proved."""
+    stages = ["load", "encode", "stock", "explicit", "fused", "decode"]
+    lines = [
+        f"| case | px | {' | '.join(stages)} | host | host, with files | |",
+        "|---" * (len(stages) + 5) + "|",
+    ]
+    for row in report["rows"]:
+        for side, facts in (row.get("sides") or {"-": {}}).items():
+            cells = []
+            for stage in stages:
+                name = stage if stage in ("load", "encode") else f"{side} {stage}"
+                found = row.get("stages", {}).get(name, {})
+                gpu = found.get("gpu")
+                none = "too much" if "does_not_fit" in found else "-"
+                cells.append(none if gpu is None else f"{gpu:.1f}")
+            peaks = row.get("host", {}).values()
+            for kind in ("own", "with_files"):
+                cells.append(f"{max((peak[kind] for peak in peaks), default=0):.1f}")
+            lines.append(
+                f"| {row['case']} | {side} | {' | '.join(cells)} | {verdict(row, facts)} |"
+            )
+    return "\n".join(lines)
+
+
 def verdict(row: dict[str, Any], facts: dict[str, Any]) -> str:
     """What is wrong, or the proofs that nothing is."""
     if "error" in row:
@@ -478,6 +503,7 @@ def main() -> int:
     report["total_s"] = time.perf_counter() - began
     save()
     print(table(rows))
+    options.out.with_suffix(".md").write_text(markdown(report) + "\n", encoding="utf-8")
     print(f"{report['total_s']:.0f} s; wrote {options.out}")
     print("Random weights: this proves memory and plumbing, not the stability of float16.")
     return 1 if any("error" in row for row in rows) else 0
