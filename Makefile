@@ -6,11 +6,11 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c "$(NEW_ENOUGH)" 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help setup demo test lab notebooks miniature states benchmarks
+.PHONY: help setup demo test test-slow lab notebooks miniature states benchmarks
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: $(READY) ## create .venv with the tested versions
 
@@ -39,12 +39,15 @@ demo: setup ## paint the same prompt without and with a layout
 # nbval runs apart from the unit tests: it stalls beside other plugins. Both always run.
 test: setup ## unit tests, then every notebook against its stored outputs
 	@echo "densenb: unit tests"; status=0; \
-	$(PY) -m pytest tests || status=1; \
+	$(PY) -m pytest tests -m "not slow" || status=1; \
 	echo "densenb: notebooks"; \
 	$(PY) -m pytest --nbval-lax --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 \
 	  -p no:python notebooks/ || status=1; \
 	exit $$status
+
+test-slow: setup ## each notebook twice in one kernel; mistakes that notebooks have to catch
+	@$(PY) -m pytest tests -m slow
 
 lab: setup ## open the notebooks in JupyterLab
 	@$(PY) -m jupyterlab notebooks
