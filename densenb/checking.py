@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
+
+PASSED: dict[str, str] = {}
+"""What was answered right in this session, for `checks.report`: a check's name -> what it said."""
 
 
 class CheckFailed(AssertionError):
@@ -15,7 +19,8 @@ class CheckFailed(AssertionError):
 
 
 def passed(message: str) -> None:
-    """Say that an answer is right."""
+    """Say that an answer is right, and keep it under the name of the check that calls this."""
+    PASSED[inspect.currentframe().f_back.f_code.co_name] = message
     print(f"ok: {message}")
 
 

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from densenb.modulation import MAX_STRENGTH, DenseConfig, Plan, Step, query_weight, same_region
-from densenb.partial import Part, attention_part, merge, operator_name
+from densenb.partial import Part, attention_part, merge, operator_name, widen
 from densenb.ranges import HALF, row_range, triton_kernels
 
 Limits = tuple[Tensor, Tensor] | tuple[None, None]
@@ -43,15 +43,14 @@ def fused_attention(
     Equal to it up to rounding for every `DenseConfig`. Ranges and all that is added to a score are
     kept in at least float32, whatever the inputs are.
     """
-    groups = _groups(plan, config)
-    weight = _weight(plan, config, step)
+    groups = _groups(plan, config, step)
     with torch.autocast(query.device.type, enabled=False):
         if len(groups) == 1:
-            return _attend(query, key, value, weight, groups[0].blocks, config)
+            return _attend(query, key, value, groups[0].blocks)
         attended = torch.empty_like(query)
         for group in groups:
-            mine = (x[group.rows] for x in (query, key, value, weight))
-            attended[group.rows] = _attend(*mine, group.blocks, config)
+            mine = (x[group.rows] for x in (query, key, value))
+            attended[group.rows] = _attend(*mine, group.blocks)
         return attended
 
 
@@ -60,10 +59,10 @@ def backend_name(query: Tensor) -> str:
 
     "chunked" means that PyTorch has no fast attention here.
     """
-    if triton_kernels(query.device, query.dtype) is not None:
+    if triton_kernels(query) is not None:
         return "Triton"
     width = WIDTH if query.dtype in HALF else query.shape[-1] + 8
-    return operator_name(query.device, query.dtype, width, query.shape[2])
+    return operator_name(query.device, query.dtype, width, query.shape[-1], query.shape[2])
 
 
 # ----------------------------------------------------------------------- what a layout asks for
@@ -71,34 +70,29 @@ def backend_name(query: Tensor) -> str:
 class Move:
     """How a block of queries moves the keys of one kind, "image" or "text".
 
-    span: the kind's first key and last + 1. keys: those of them that are moved. limits: the keys
-    among which the range is sought. quadrant: the strength. left `[Q, S]`, right `[K, S]`: their
-    product, `left @ right.T`, is "same region". binary: `right` is 0 or 1. shift_left, shift_right
-    and moved: the same for the Triton kernel and the whole span, see `kernels.Shift`.
+    span: all keys of the kind; keys: those that are moved. limits: the keys among which the range
+    is sought; None for a fixed bias. strength `[B, Q]`: of each query, now. left `[Q, S]`, right
+    `[K, S]`: their product, `left @ right.T`, is "same region". binary: `right` is 0 or 1. paired
+    and moved: the same for all keys of the span, as the Triton kernel takes it (`kernels.Shift`).
     """
 
     kind: str
     span: slice
     keys: slice | Tensor
-    limits: slice
-    quadrant: float
+    limits: slice | None
+    strength: Tensor
     left: Tensor
     right: Tensor
     binary: bool
-    shift_left: Tensor
-    shift_right: Tensor
+    paired: tuple[Tensor, Tensor, int]
     moved: Tensor | None
 
 
 @dataclass(frozen=True)
 class Block:
-    """Queries that treat keys alike, and the keys that they leave as they are.
-
-    movable `[Q]`: 0 for the queries that leave all keys alone, otherwise 1.
-    """
+    """Queries that treat keys alike, and the keys that they leave as they are."""
 
     queries: slice
-    movable: Tensor
     still: slice | Tensor | None
     moves: tuple[Move, ...]
 
@@ -114,14 +108,40 @@ class Group:
 # Cached because all layers of a pass ask for the same; plans and configurations are immutable.
 @torch.compiler.disable
 @lru_cache(maxsize=16)
-def _weight(plan: Plan, config: DenseConfig, step: Step) -> Tensor:
-    return query_weight(plan, config, step)
+def _groups(plan: Plan, config: DenseConfig, step: Step) -> tuple[Group, ...]:
+    """What to do with the batch at this step: its layouts with the strengths of all queries."""
+    weight = query_weight(plan, config, step)
+    return tuple(
+        replace(
+            group,
+            blocks=tuple(
+                replace(
+                    block,
+                    moves=tuple(
+                        replace(move, strength=_strength(weight, group, block, move))
+                        for move in block.moves
+                    ),
+                )
+                for block in group.blocks
+            ),
+        )
+        for group in _layouts(plan, config)
+    )
 
 
-@torch.compiler.disable
+def _strength(weight: Tensor, group: Group, block: Block, move: Move) -> Tensor:
+    """Strengths `[B, Q]` from weights `[B, N]` and the quadrant's strength `[Q]`."""
+    strength = weight[group.rows][:, block.queries] * move.strength
+    # No lower limit: see `modulate`.
+    return strength if move.limits is None else strength.clamp(max=MAX_STRENGTH)
+
+
 @lru_cache(maxsize=16)
-def _groups(plan: Plan, config: DenseConfig) -> tuple[Group, ...]:
-    """Sort a batch by layouts, and the tokens of each into blocks and kinds."""
+def _layouts(plan: Plan, config: DenseConfig) -> tuple[Group, ...]:
+    """Sort a batch by layouts, and the tokens of each into blocks and kinds.
+
+    `Move.strength` `[Q]` is not yet weighted: the quadrant's, and 0 for queries that move no key.
+    """
     layouts, owner = plan.member.cpu().unique(dim=0, return_inverse=True)
     device = plan.member.device
     return tuple(
@@ -137,7 +157,7 @@ def _blocks(plan: Plan, config: DenseConfig, device: torch.device) -> tuple[Bloc
     """The image queries and the text queries of a plan with one row."""
     count = plan.member.shape[1]
     kinds = {"image": slice(0, plan.image), "text": slice(plan.image, count)}
-    movable = ~plan.unlabelled[0]
+    movable = ~plan.unlabelled[0].cpu()
     blocks = []
     for query, queries in kinds.items():
         if queries.start == queries.stop:
@@ -149,33 +169,28 @@ def _blocks(plan: Plan, config: DenseConfig, device: torch.device) -> tuple[Bloc
             if quadrant == 0 or not movable[queries].any() or alone[span].all():
                 continue
             still[span] = alone[span]
+            moved = ~alone[span]
+            limits = slice(0, count) if config.value_range == "row" else span
             left, right = same_region_factors(
                 plan.member[0, queries].float(), regions[span].float()
             )
-            shift_left, shift_right = _half_factors(left, right)
+            paired_left, paired_right, offset_at = pair_factors(left, right, moved)
             moves.append(
                 Move(
                     kind=key,
                     span=span,
-                    keys=_positions(~still[span], device, span.start),
-                    limits=slice(0, count) if config.value_range == "row" else span,
-                    quadrant=quadrant,
+                    keys=_positions(moved, device, span.start),
+                    limits=None if config.value_range is None else limits,
+                    strength=(quadrant * movable[queries]).to(device),
                     left=left.to(device),
-                    right=right[~still[span]].to(device),
+                    right=right[moved].to(device),
                     binary=bool(((right == 0) | (right == 1)).all()),
-                    shift_left=shift_left.to(device),
-                    shift_right=shift_right.to(device),
-                    moved=(~still[span]).byte().to(device) if still[span].any() else None,
+                    paired=(paired_left.to(device), paired_right.to(device), offset_at),
+                    moved=None if moved.all() else moved.byte().to(device),
                 )
             )
-        blocks.append(
-            Block(
-                queries=queries,
-                movable=movable[queries].float().to(device),
-                still=_positions(still, device) if still.any() else None,
-                moves=tuple(moves),
-            )
-        )
+        positions = _positions(still, device) if still.any() else None
+        blocks.append(Block(queries, positions, tuple(moves)))
     return tuple(blocks)
 
 
@@ -194,16 +209,21 @@ def same_region_factors(query_regions: Tensor, key_regions: Tensor) -> tuple[Ten
     return left, F.one_hot(which, len(combinations)).float()
 
 
-def _half_factors(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """The factors in float16, what rounding takes in columns of its own, padded for the kernel."""
-    (left, left_rest), (right, right_rest) = (_split(x, torch.float16) for x in (left, right))
-    if left_rest.any() or right_rest.any():
-        left, right = (
-            torch.cat([left, left_rest, left], dim=-1),
-            torch.cat([right, right, right_rest], dim=-1),
-        )
-    width = max(16, 1 << (left.shape[-1] - 1).bit_length())
-    return _widen(left, width), _widen(right, width)
+def pair_factors(left: Tensor, right: Tensor, moved: Tensor) -> tuple[Tensor, Tensor, int]:
+    """The factors as the Triton kernel takes them, and the place of two columns of ones.
+
+    Columns come in pairs of equals, `[Q, F]` (float32) and `[K, F]` (float16), so that a pair can
+    carry a product in two pieces of half precision. The ones are for the offset that is common to
+    all keys that are moved (bool `[K]`); then zeros, up to a power of two.
+    """
+    rounded, rest = _split(right, torch.float16)
+    if rest.any():
+        left, rounded = torch.cat([left, left], dim=1), torch.cat([rounded, rest], dim=1)
+    offset_at = 2 * left.shape[1]
+    left, right = (F.pad(x, (0, 1), value=1.0) for x in (left, rounded))
+    left, right = (x.repeat_interleave(2, dim=1) for x in (left, right * moved[:, None]))
+    width = max(16, 1 << (offset_at + 1).bit_length())
+    return widen(left, width), widen(right, width), offset_at
 
 
 def _split(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -220,43 +240,31 @@ def _positions(chosen: Tensor, device: torch.device, start: int = 0) -> slice | 
 
 
 # ------------------------------------------------------------------------------- and its attention
-def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    weight: Tensor,
-    blocks: tuple[Block, ...],
-    config: DenseConfig,
-) -> Tensor:
-    """The batch rows of one layout; weight `[B, N]`."""
-    attended = []
+def _attend(query: Tensor, key: Tensor, value: Tensor, blocks: tuple[Block, ...]) -> Tensor:
+    """The batch rows of one layout."""
+    # Memory as diffusers wants it next, [B, N, H, D].
+    batch, heads, count, size = value.shape
+    attended = value.new_empty(batch, count, heads, size).transpose(1, 2)
+    kernels = triton_kernels(query)
     for block in blocks:
-        rows = query[:, :, block.queries]
+        rows, out = query[:, :, block.queries], attended[:, :, block.queries]
         if not block.moves:
-            attended.append(F.scaled_dot_product_attention(rows, key, value))
+            out.copy_(_still_part(rows, key, value, slice(None))[0])
             continue
         ranges: dict[int, Limits] = {}
-        moves = []
+        limits: list[Limits] = []
         for move in block.moves:
-            strength = move.quadrant * weight[:, block.queries] * block.movable
-            limits: Limits = (None, None)
-            if config.value_range is not None:
-                strength = strength.clamp(max=MAX_STRENGTH)
-                if move.limits.start not in ranges:
-                    ranges[move.limits.start] = row_range(rows, key[:, :, move.limits])
-                limits = ranges[move.limits.start]
-            moves.append((move, strength, limits))
-        kernels = _kernels_for(rows, block)
-        if kernels is None:
-            attended.append(_by_parts(rows, key, value, block, moves))
+            if move.limits is None:
+                limits.append((None, None))
+                continue
+            if move.limits.start not in ranges:
+                ranges[move.limits.start] = row_range(rows, key[:, :, move.limits])
+            limits.append(ranges[move.limits.start])
+        if kernels is None or any(m.paired[0].shape[1] > MAX_FACTORS for m in block.moves):
+            out.copy_(_by_parts(rows, key, value, block, limits))
         else:
-            attended.append(_by_kernel(kernels, rows, key, value, moves))
-    return torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]
-
-
-def _kernels_for(query: Tensor, block: Block) -> ModuleType | None:
-    small = max(move.shift_left.shape[1] for move in block.moves) <= MAX_FACTORS
-    return triton_kernels(query.device, query.dtype) if small and query.shape[-1] <= 128 else None
+            _by_kernel(kernels, rows, key, value, out, block, limits)
+    return attended
 
 
 def _by_kernel(
@@ -264,34 +272,29 @@ def _by_kernel(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    moves: list[tuple[Move, Tensor, Limits]],
-) -> Tensor:
+    out: Tensor,
+    block: Block,
+    limits: list[Limits],
+) -> None:
     """One pass of the Triton kernel over all keys."""
     shifts = {
-        move.kind: kernels.Shift(
-            strength.contiguous(), *limits, move.shift_left, move.shift_right, move.moved
-        )
-        for move, strength, limits in moves
+        move.kind: kernels.Shift(move.strength, *found, *move.paired, move.moved)
+        for move, found in zip(block.moves, limits)
     }
-    image = next(
-        move.span.stop if move.kind == "image" else move.span.start for move, _, _ in moves
-    )
-    return kernels.moved_attention(
-        query, key, value, image, shifts.get("image"), shifts.get("text")
-    )
+    first = block.moves[0]
+    image = first.span.stop if first.kind == "image" else first.span.start
+    kernels.moved_attention(query, key, value, out, image, shifts.get("image"), shifts.get("text"))
 
 
 def _by_parts(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    block: Block,
-    moves: list[tuple[Move, Tensor, Limits]],
+    query: Tensor, key: Tensor, value: Tensor, block: Block, limits: list[Limits]
 ) -> Tensor:
     """One call of stock attention for each kind of keys, merged."""
     parts = [] if block.still is None else [_still_part(query, key, value, block.still)]
-    parts += [_moved_part(query, key, value, *move) for move in moves]
-    return merge(parts).to(value.dtype)
+    parts += [
+        _moved_part(query, key, value, move, *found) for move, found in zip(block.moves, limits)
+    ]
+    return merge(parts)
 
 
 def _still_part(query: Tensor, key: Tensor, value: Tensor, still: slice | Tensor) -> Part:
@@ -299,12 +302,11 @@ def _still_part(query: Tensor, key: Tensor, value: Tensor, still: slice | Tensor
 
 
 def _moved_part(
-    query: Tensor, key: Tensor, value: Tensor, move: Move, strength: Tensor, limits: Limits
+    query: Tensor, key: Tensor, value: Tensor, move: Move, low: Tensor | None, high: Tensor | None
 ) -> Part:
-    """Attention over the keys of one kind, their scores moved. strength `[B, Q]`."""
+    """Attention over the keys of one kind, their scores moved. low, high `[B, H, Q]`."""
     size, dtype = query.shape[-1], query.dtype
-    strength = strength[:, None]
-    low, high = limits
+    strength = move.strength[:, None]
     if low is None or high is None:  # a fixed bias, in logits
         exact, offset, gap = query, -strength, 2 * strength
     else:
@@ -325,17 +327,10 @@ def _moved_part(
             queries, keys = [*queries, same], [*keys, right_rest]
         room = max(0, min(size, WIDTH - sum(x.shape[-1] for x in queries)))
         queries, keys = [*queries, scaled_rest[..., :room]], [*keys, key[..., :room]]
-    query, key = (_widen(torch.cat(x, dim=-1)) for x in (queries, keys))
-    # Values are as wide as keys, because not every operator takes another width.
-    value = _widen(value, key.shape[-1])
+    width = -(-sum(x.shape[-1] for x in queries) // 8) * 8  # operators want multiples of 8
+    query, key = (widen(torch.cat(x, dim=-1), width) for x in (queries, keys))
     attended, log_sum = attention_part(query, key, value, size**-0.5)
-    return attended[..., :size], log_sum + offset
-
-
-def _widen(x: Tensor, width: int | None = None) -> Tensor:
-    """Zeros at the end of the last dimension, up to `width` or to the next multiple of 8."""
-    width = -(-x.shape[-1] // 8) * 8 if width is None else width
-    return F.pad(x, (0, width - x.shape[-1])) if width > x.shape[-1] else x
+    return attended, log_sum + offset
 
 
 def _take(x: Tensor, positions: slice | Tensor) -> Tensor:

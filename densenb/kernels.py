@@ -6,7 +6,7 @@ launches. `TRITON_INTERPRET=1` runs them on a CPU, slowly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
@@ -14,7 +14,6 @@ import triton.language as tl
 from torch import Tensor
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-MIN_FACTORS = 16  # the narrowest matrix product that tensor cores take
 
 
 # ------------------------------------------------------------------------------------------- ranges
@@ -89,50 +88,50 @@ def row_range(
     """See `ranges.row_range`. tile: queries and keys that a program holds at a time."""
     query, key = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key))
     batch, heads, queries, size = query.shape
-    low = torch.empty(batch, heads, queries, dtype=torch.float32, device=query.device)
-    high = torch.empty_like(low)
-    _range_kernel[triton.cdiv(queries, tile[0]), batch * heads](
-        query,
-        key,
-        low,
-        high,
-        queries,
-        key.shape[2],
-        heads,
-        *query.stride()[:3],
-        *key.stride()[:3],
-        size**-0.5,
-        SIZE=size,
-        WIDTH=max(16, triton.next_power_of_2(size)),
-        ROWS=tile[0],
-        COLUMNS=tile[1],
-        num_warps=warps,
-        num_stages=stages,
-    )
+    low, high = torch.empty(
+        2, batch, heads, queries, dtype=torch.float32, device=query.device
+    ).unbind()
+    with torch.cuda.device_of(query):  # Triton launches on the current device
+        _range_kernel[triton.cdiv(queries, tile[0]), batch * heads](
+            query,
+            key,
+            low,
+            high,
+            queries,
+            key.shape[2],
+            heads,
+            *query.stride()[:3],
+            *key.stride()[:3],
+            size**-0.5,
+            SIZE=size,
+            WIDTH=max(16, triton.next_power_of_2(size)),
+            ROWS=tile[0],
+            COLUMNS=tile[1],
+            num_warps=warps,
+            num_stages=stages,
+        )
     return low, high
 
 
 # ---------------------------------------------------------------------------------------- attention
 @triton.jit
 def _tile(
-    state_top,
-    state_sum,
-    state_out,
+    top,
+    total,
+    out,
     block,
     key,
     value,
     key_row,
     value_row,
+    first,
     start,
     stop,
     keep,
-    offset,
-    gap,
     left,
     right,
     moved,
-    first,
-    scale,
+    plain,
     SIZE: tl.constexpr,
     WIDTH: tl.constexpr,
     FACTORS: tl.constexpr,
@@ -141,7 +140,7 @@ def _tile(
     SOME: tl.constexpr,
     RAGGED: tl.constexpr,
 ):
-    """Flash attention's step over one tile of keys, the scores modulated on the way."""
+    """Flash attention's step over one tile of keys, the scores moved on the way."""
     columns = start + tl.arange(0, COLUMNS)
     depth = tl.arange(0, WIDTH)
     inside = depth < SIZE
@@ -156,33 +155,33 @@ def _tile(
     scores = tl.dot(block, keys, input_precision="ieee")
     if MOVE:
         factor = tl.arange(0, FACTORS)
-        rights = tl.load(
-            right + (columns - first)[None, :] * FACTORS + factor[:, None],
-            mask=present[None, :],
-            other=0.0,
-        )
-        same = tl.dot(left, rights)
-        target = scores * keep[:, None] + (gap[:, None] * same + offset[:, None])
+        if RAGGED:
+            rights = tl.load(
+                right + (columns - first)[None, :] * FACTORS + factor[:, None],
+                mask=present[None, :],
+                other=0.0,
+            )
+        else:
+            rights = tl.load(right + (columns - first)[None, :] * FACTORS + factor[:, None])
         if SOME:
             movable = tl.load(moved + columns - first, mask=present, other=0) != 0
-            scores = tl.where(movable[None, :], target, scores * scale)
+            scores = scores * tl.where(movable[None, :], keep[:, None], plain)
         else:
-            scores = target
+            scores = scores * keep[:, None]
+        scores = tl.dot(left, rights, scores)
     else:
-        scores = scores * scale
+        scores = scores * plain
     if RAGGED:
         scores = tl.where(present[None, :], scores, float("-inf"))
 
-    top = tl.maximum(state_top, tl.max(scores, axis=1))
-    weights = tl.exp2(scores - top[:, None])
-    fade = tl.exp2(state_top - top)
+    higher = tl.maximum(top, tl.max(scores, axis=1))
+    weights = tl.exp2(scores - higher[:, None])
+    fade = tl.exp2(top - higher)
     values = tl.load(
         value + columns[:, None] * value_row + depth[None, :], mask=value_mask, other=0.0
     )
-    state_out = tl.dot(
-        weights.to(values.dtype), values, state_out * fade[:, None], input_precision="ieee"
-    )
-    return top, state_sum * fade + tl.sum(weights, axis=1), state_out
+    out = tl.dot(weights.to(values.dtype), values, out * fade[:, None], input_precision="ieee")
+    return higher, total * fade + tl.sum(weights, axis=1), out
 
 
 @triton.jit
@@ -198,8 +197,6 @@ def _sweep(
     first,
     stop,
     keep,
-    offset,
-    gap,
     left,
     right,
     moved,
@@ -215,34 +212,53 @@ def _sweep(
     whole = first + (stop - first) // COLUMNS * COLUMNS
     for start in range(first, whole, COLUMNS):
         top, total, out = _tile(
-            top, total, out, block, key, value, key_row, value_row, start, stop, keep, offset, gap,
-            left, right, moved, first, plain,
+            top, total, out, block, key, value, key_row, value_row, first, start, stop,
+            keep, left, right, moved, plain,
             SIZE, WIDTH, FACTORS, COLUMNS, MOVE, SOME, False,
         )  # fmt: skip
     if whole < stop:
         top, total, out = _tile(
-            top, total, out, block, key, value, key_row, value_row, whole, stop, keep, offset, gap,
-            left, right, moved, first, plain,
+            top, total, out, block, key, value, key_row, value_row, first, whole, stop,
+            keep, left, right, moved, plain,
             SIZE, WIDTH, FACTORS, COLUMNS, MOVE, SOME, True,
         )  # fmt: skip
     return top, total, out
 
 
 @triton.jit
-def _rule(strength, low, high, strength_place, place, mask, plain, FIXED: tl.constexpr):
-    """What a row does to a score x of `query . key`: keep x + offset, + gap in the same region."""
-    amount = tl.load(strength + strength_place, mask=mask, other=0.0)
+def _rule(
+    strength,
+    low,
+    high,
+    left,
+    strength_place,
+    place,
+    rows,
+    real,
+    offset_at,
+    plain,
+    FACTORS: tl.constexpr,
+    FIXED: tl.constexpr,
+):
+    """What rows do to x = `query . key`: keep x + left @ right, in powers of 2."""
+    amount = tl.load(strength + strength_place, mask=real, other=0.0)
     if FIXED:
         keep = tl.zeros_like(amount) + plain
         offset = -amount
         gap = 2 * amount
     else:
-        lowest = tl.load(low + place, mask=mask, other=0.0)
-        highest = tl.load(high + place, mask=mask, other=0.0)
+        lowest = tl.load(low + place, mask=real, other=0.0)
+        highest = tl.load(high + place, mask=real, other=0.0)
         keep = (1 - amount) * plain
         offset = amount * lowest
         gap = amount * (highest - lowest)
-    return keep, offset * LOG2_E, gap * LOG2_E
+    # Factors come in pairs: the first carries a product in half precision, the second its rest.
+    factor = tl.arange(0, FACTORS)
+    lefts = tl.load(left + rows[:, None] * FACTORS + factor[None, :], mask=real[:, None], other=0.0)
+    lefts *= tl.where((factor < offset_at)[None, :], gap[:, None], offset[:, None]) * LOG2_E
+    rounded = lefts.to(tl.float16)
+    rest = (lefts - rounded.to(tl.float32)).to(tl.float16)
+    return keep, tl.where((factor % 2 == 0)[None, :], rounded, rest)
 
 
 @triton.jit
@@ -256,11 +272,13 @@ def _attention_kernel(
     image_high,
     image_left,
     image_right,
+    image_offset_at,
     text_strength,
     text_low,
     text_high,
     text_left,
     text_right,
+    text_offset_at,
     text_moved,
     queries,
     image,
@@ -290,7 +308,7 @@ def _attention_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """One program: ROWS queries of one head against all keys, image first, in powers of 2."""
+    """One program: ROWS queries of one head against all keys, image first."""
     batch = (tl.program_id(1) // heads).to(tl.int64)
     head = (tl.program_id(1) % heads).to(tl.int64)
     query += batch * query_batch + head * query_head
@@ -310,37 +328,27 @@ def _attention_kernel(
     top = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     state = tl.zeros([ROWS, WIDTH], tl.float32)
+    keep = total
     left = tl.zeros([ROWS, IMAGE_FACTORS], tl.float16)
-    keep, offset, gap = top, top, top
     if MOVE_IMAGE:
-        factor = tl.arange(0, IMAGE_FACTORS)
-        left = tl.load(
-            image_left + rows[:, None] * IMAGE_FACTORS + factor[None, :],
-            mask=real[:, None],
-            other=0.0,
-        )
-        keep, offset, gap = _rule(
-            image_strength, image_low, image_high, strength_place, place, real, plain, FIXED
-        )
+        keep, left = _rule(
+            image_strength, image_low, image_high, image_left, strength_place, place, rows, real,
+            image_offset_at, plain, IMAGE_FACTORS, FIXED,
+        )  # fmt: skip
     top, total, state = _sweep(
-        top, total, state, block, key, value, key_row, value_row, 0, image, keep, offset, gap,
-        left, image_right, image_right, plain,
+        top, total, state, block, key, value, key_row, value_row, 0, image,
+        keep, left, image_right, image_right, plain,
         SIZE, WIDTH, IMAGE_FACTORS, COLUMNS, MOVE_IMAGE, False,
     )  # fmt: skip
     left = tl.zeros([ROWS, TEXT_FACTORS], tl.float16)
     if MOVE_TEXT:
-        factor = tl.arange(0, TEXT_FACTORS)
-        left = tl.load(
-            text_left + rows[:, None] * TEXT_FACTORS + factor[None, :],
-            mask=real[:, None],
-            other=0.0,
-        )
-        keep, offset, gap = _rule(
-            text_strength, text_low, text_high, strength_place, place, real, plain, FIXED
-        )
+        keep, left = _rule(
+            text_strength, text_low, text_high, text_left, strength_place, place, rows, real,
+            text_offset_at, plain, TEXT_FACTORS, FIXED,
+        )  # fmt: skip
     top, total, state = _sweep(
-        top, total, state, block, key, value, key_row, value_row, image, keys, keep, offset, gap,
-        left, text_right, text_moved, plain,
+        top, total, state, block, key, value, key_row, value_row, image, keys,
+        keep, left, text_right, text_moved, plain,
         SIZE, WIDTH, TEXT_FACTORS, COLUMNS, MOVE_TEXT, SOME_TEXT,
     )  # fmt: skip
     state = state / total[:, None]
@@ -349,13 +357,12 @@ def _attention_kernel(
     )
 
 
-@dataclass(frozen=True)
-class Shift:
+class Shift(NamedTuple):
     """How the scores of some queries move, on one span of keys (image or text).
 
-    strength `[B, Q]`; low and high `[B, H, Q]`, or None for a fixed bias of `strength`; left
-    `[Q, F]` and right `[K, F]`, float16, F a power of two: `left @ right.T` is "same region". moved
-    `[K]` (uint8): which keys move at all; None for all.
+    strength `[B, Q]`; low and high `[B, H, Q]`, or None for a fixed bias of `strength`. left
+    `[Q, F]` (float32) and right `[K, F]` (float16): see `fused.pair_factors`. moved `[K]` (uint8):
+    which keys move at all; None for all. All contiguous.
     """
 
     strength: Tensor
@@ -363,64 +370,80 @@ class Shift:
     high: Tensor | None
     left: Tensor
     right: Tensor
-    moved: Tensor | None = None
+    offset_at: int
+    moved: Tensor | None
 
 
 def moved_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    out: Tensor,
     image: int,
     on_image: Shift | None,
     on_text: Shift | None,
     tile: tuple[int, int] = (128, 64),
-    warps: int = 8,
+    warps: int = 4,
     stages: int = 3,
-) -> Tensor:
-    """Attention with moved scores: `[B, H, Q, D]`, `[B, H, K, D]` twice -> `[B, H, Q, D]`.
+) -> None:
+    """Attention with moved scores into `out`: `[B, H, Q, D]`, `[B, H, K, D]` twice, `[B, H, Q, D]`.
 
     The first `image` keys are image tokens. None: scores on this span stay as they are. Scores and
-    sums are float32; the tensors of both shifts are contiguous.
+    sums are float32.
     """
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     batch, heads, queries, size = query.shape
-    # Memory as diffusers wants it next, [B, Q, H, D].
-    out = query.new_empty(batch, queries, heads, size).transpose(1, 2)
-    shifts = []
+    arguments = []
     for shift in (on_image, on_text):
         if shift is None:
-            shifts += [query] * 5
+            arguments += [query] * 5 + [0]
         else:
             limits = [shift.strength if x is None else x for x in (shift.low, shift.high)]
-            shifts += [shift.strength, *limits, shift.left, shift.right]
-    some = on_text is not None and on_text.moved is not None
-    _attention_kernel[triton.cdiv(queries, tile[0]), batch * heads](
-        query,
-        key,
-        value,
-        out,
-        *shifts,
-        on_text.moved if some else query,
-        queries,
-        image,
-        key.shape[2],
-        heads,
-        *query.stride()[:3],
-        *key.stride()[:3],
-        *value.stride()[:3],
-        *out.stride()[:3],
-        size**-0.5,
-        SIZE=size,
-        WIDTH=max(16, triton.next_power_of_2(size)),
-        IMAGE_FACTORS=MIN_FACTORS if on_image is None else on_image.left.shape[1],
-        TEXT_FACTORS=MIN_FACTORS if on_text is None else on_text.left.shape[1],
-        MOVE_IMAGE=on_image is not None,
-        MOVE_TEXT=on_text is not None,
-        SOME_TEXT=some,
-        FIXED=any(shift is not None and shift.low is None for shift in (on_image, on_text)),
-        ROWS=tile[0],
-        COLUMNS=tile[1],
-        num_warps=warps,
-        num_stages=stages,
-    )
-    return out
+            arguments += [shift.strength, *limits, *shift[3:6]]
+    moved = None if on_text is None else on_text.moved
+    with torch.cuda.device_of(query):  # Triton launches on the current device
+        _attention_kernel[triton.cdiv(queries, tile[0]), batch * heads](
+            query,
+            key,
+            value,
+            out,
+            *arguments,
+            query if moved is None else moved,
+            queries,
+            image,
+            key.shape[2],
+            heads,
+            *query.stride()[:3],
+            *key.stride()[:3],
+            *value.stride()[:3],
+            *out.stride()[:3],
+            size**-0.5,
+            SIZE=size,
+            WIDTH=max(16, triton.next_power_of_2(size)),
+            IMAGE_FACTORS=16 if on_image is None else on_image.left.shape[1],
+            TEXT_FACTORS=16 if on_text is None else on_text.left.shape[1],
+            MOVE_IMAGE=on_image is not None,
+            MOVE_TEXT=on_text is not None,
+            SOME_TEXT=moved is not None,
+            FIXED=any(shift is not None and shift.low is None for shift in (on_image, on_text)),
+            ROWS=tile[0],
+            COLUMNS=tile[1],
+            num_warps=warps,
+            num_stages=stages,
+        )
+
+
+def compute_correctly(device: torch.device) -> bool:
+    """Both kernels, on a small example: keys all move halfway to their query's maximum."""
+    sample = torch.linspace(-1, 1, 64 * 64, device=device).view(1, 1, 64, 64).half()
+    scores = sample.float() @ sample.float().mT / 8
+    low, high = row_range(sample, sample)
+    ranges = torch.stack([low, high]), torch.stack(scores.aminmax(dim=-1))
+    strength = torch.full((1, 64), 0.5, device=device)
+    left = torch.ones(64, 16, device=device)
+    left[:, 4:] = 0  # a pair of "same region", a pair of ones
+    shift = Shift(strength, low, high, left, left.half(), 2, None)
+    out = torch.empty_like(sample)
+    moved_attention(sample, sample, sample, out, 64, shift, None)
+    expected = ((scores + high[..., None]) / 2).softmax(dim=-1) @ sample.float()
+    return torch.allclose(*ranges, atol=1e-3) and torch.allclose(out.float(), expected, atol=1e-2)

@@ -12,6 +12,7 @@ from functools import lru_cache, wraps
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
@@ -25,10 +26,12 @@ Operator = Callable[[Tensor, Tensor, Tensor, float], Part]
 def attention_part(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
     """softmax(query . key * scale) @ value, and the log of the softmax's denominator.
 
-    All `[B, H, ., D]` of one width, which should be a multiple of 8. Uses the operator that PyTorch
-    itself would choose; where there is none, scores in chunks, under a warning on a GPU.
+    query `[B, H, Q, D]`, key `[B, H, K, D]`, value `[B, H, K, E]`; D and E best are multiples of 8.
+    Uses the operator that PyTorch itself would choose; where there is none, scores in chunks, under
+    a warning on a GPU.
     """
-    name = operator_name(query.device, query.dtype, query.shape[-1], key.shape[2])
+    widths = query.shape[-1], value.shape[-1]
+    name = operator_name(query.device, query.dtype, *widths, key.shape[2])
     attended, log_sum = OPERATORS[name](query, key, value, scale)
     return attended, log_sum.flatten(2)[..., : query.shape[2]]  # some pad it, some add a dimension
 
@@ -39,15 +42,26 @@ def merge(parts: Sequence[Part]) -> Tensor:
     return sum(weight * attended for weight, (attended, _) in zip(share, parts))
 
 
+def widen(x: Tensor, width: int) -> Tensor:
+    """Zeros at the end of the last dimension, up to `width`."""
+    return F.pad(x, (0, width - x.shape[-1])) if width > x.shape[-1] else x
+
+
 # ------------------------------------------------------------------------------------- operators
 def _flash_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, scale=scale
-    )[:2]
+    wide = widen(value, query.shape[-1])
+    attended, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, wide, scale=scale
+    )
+    return attended[..., : value.shape[-1]], log_sum
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
-    return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, scale=scale)[:2]
+    wide = widen(value, query.shape[-1])
+    attended, log_sum, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+        query, key, wide, scale=scale
+    )
+    return attended[..., : value.shape[-1]], log_sum
 
 
 def _efficient(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
@@ -104,18 +118,21 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @once
-def operator_name(device: torch.device, dtype: torch.dtype, width: int, keys: int) -> str:
-    """Which of `OPERATORS` works here, for queries of this width on so many keys.
+def operator_name(
+    device: torch.device, dtype: torch.dtype, width: int, value_width: int, keys: int
+) -> str:
+    """Which of `OPERATORS` works here, for queries and values of these widths on so many keys.
 
     They are private to PyTorch, so each is tried on an example before it is trusted: first the one
     that PyTorch would choose, then the others.
     """
     generator = torch.Generator().manual_seed(0)
-    shapes = [(1, 1, 64, width), (1, 1, keys, width), (1, 1, keys, width)]
+    shapes = [(1, 1, 64, width), (1, 1, keys, width), (1, 1, keys, value_width)]
     sample = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
     names = [name for (kind, _), name in CHOICES.items() if kind == device.type]
     if names:
-        preferred = SDPBackend(torch._fused_sdp_choice(*sample))
+        query, key, _ = sample
+        preferred = SDPBackend(torch._fused_sdp_choice(query, key, key))
         names.sort(key=lambda name: CHOICES.get((device.type, preferred)) != name)
     expected = chunked(*sample, width**-0.5)
     for name in names:

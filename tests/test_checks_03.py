@@ -57,7 +57,7 @@ def test_own_words_only_passes(capsys):
         (lambda s, m, b: s + (b * m)[:, None].mT, "exchanged"),
         (lambda s, m, b: s + m[:, None], "strength is missing"),
         (lambda s, m, b: s * (1 + (b * m)[:, None]), "multiplies"),
-        (lambda s, m, b: (s.softmax(-1) * m[:, None]), "are not `scores + strength`"),
+        (lambda s, m, b: s.softmax(-1) * m[:, None], "are not `scores + strength`"),
     ],
 )
 def test_own_words_only_tells_what_is_wrong(answer, message):

@@ -170,7 +170,7 @@ def test_no_tensor_of_all_scores(special_tokens, monkeypatch):
     inputs = [x.float() for x in inputs]
     config = DenseConfig(text_image=0.2, special_tokens=special_tokens)
     tokens = inputs[0].shape[2]
-    fused._weight(plan, config, STEP)  # once a pass, not once a layer
+    fused._groups(plan, config, STEP)  # once a pass, not once a layer
     for attend, least, most in (
         (fused_attention, 0, 0.12),
         (explicit_attention, 1, 99),  # the test sees what it is about
@@ -284,7 +284,7 @@ def test_a_changed_operator_is_noticed_and_passed_over(operator, fresh_operators
 
 def test_more_regions_than_the_kernel_holds_go_to_stock_operators(monkeypatch):
     fail = SimpleNamespace(moved_attention=None, Shift=None)
-    monkeypatch.setattr(fused, "triton_kernels", lambda device, dtype: fail)
+    monkeypatch.setattr(fused, "triton_kernels", lambda query: fail)
     inputs, plan = example("overlapping", image=50, text=200, regions=90)
     config = DenseConfig(image_image=0.5)
     found = fused_attention(*inputs, config, plan, STEP)

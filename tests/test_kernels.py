@@ -53,7 +53,7 @@ def test_range(dtype, keys):
     ids=lambda config: f"{config.special_tokens}-{config.value_range}-{config.image_image:g}",
 )
 def test_attention(monkeypatch, joint, kind, config):
-    monkeypatch.setattr(fused, "triton_kernels", lambda device, dtype: kernels)
+    monkeypatch.setattr(fused, "triton_kernels", lambda query: kernels)
     monkeypatch.setattr(fused, "row_range", kernels.row_range)
     inputs, plan = cases(kind, rows=2, image=70, text=24, size=24)
     if not joint:
@@ -63,3 +63,10 @@ def test_attention(monkeypatch, joint, kind, config):
         exact = [x.double() for x in rounded]
         found = fused_attention(*rounded, config, plan, STEP)
         assert error(found, explicit_attention(*exact, config, plan, STEP)) < TOLERANCES[dtype]
+
+
+def test_the_trial_run_tells_right_from_wrong(monkeypatch):
+    assert kernels.compute_correctly(torch.device(DEVICE))
+    wrong = [2 * x for x in ranges.chunked_range(*[torch.ones(1, 1, 64, 64, device=DEVICE)] * 2)]
+    monkeypatch.setattr(kernels, "row_range", lambda *given: wrong)
+    assert not kernels.compute_correctly(torch.device(DEVICE))
