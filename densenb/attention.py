@@ -125,7 +125,9 @@ class DenseJointAttnProcessor:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, plan: Plan) -> Tensor:
         """Attention of a whole batch, `[B, H, N, D]`: only its rows that follow a layout pay."""
         rule, now = self.session.rule, self.session.now
-        attended = torch.empty_like(value)
+        # in the order of its later use, so that joining the heads copies nothing
+        attended = torch.empty_like(value.transpose(1, 2), memory_format=torch.contiguous_format)
+        attended = attended.transpose(1, 2)
         if now.others is not None:
             others = (part[now.others] for part in (query, key, value))
             attended[now.others] = F.scaled_dot_product_attention(*others)

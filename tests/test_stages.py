@@ -1,0 +1,79 @@
+"""The course's stages, the control of shuffled masks, and the committed tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from densenb.evaluate import LAYOUTS, METHODS
+from densenb.modulation import DenseConfig
+from densenb.stages import STAGES
+from densenb.suites import build_suite, shuffled
+
+DOCS = Path(__file__).parents[1] / "docs"
+CHANGES = {
+    "fixed-bias-image-image": {"image_text", "image_image"},
+    "value-range": {"image_text", "image_image", "value_range"},
+    "area": {"area"},
+    "decay": {"decay"},
+    "text-image": {"text_image"},
+    "text-text": {"text_text"},
+}
+
+
+def test_each_stage_changes_what_its_name_says():
+    chain = ["fixed-bias-image-text", *CHANGES]
+    for before, after in zip(chain, chain[1:]):
+        one, two = asdict(STAGES[before]), asdict(STAGES[after])
+        assert {name for name in one if one[name] != two[name]} == CHANGES[after]
+
+
+def test_the_stage_of_decay_is_the_papers_rule_with_the_background_given_its_words():
+    assert STAGES["decay"] == DenseConfig(special_tokens="background")
+
+
+@pytest.mark.usefixtures("few_backgrounds")
+def test_shuffled_masks_are_of_other_scenes_with_as_many_objects():
+    suite = build_suite("test", 7)
+    layouts = shuffled(suite)
+    for index, (mine, wrong) in enumerate(zip(suite.layouts, layouts)):
+        assert mine.phrases == wrong.phrases and mine.caption == wrong.caption
+        masks = wrong.pixel_masks(64, 64)
+        others = [i for i, each in enumerate(suite.layouts) if len(each.regions) == len(masks)]
+        owner = [i for i in others if torch.equal(suite.layouts[i].pixel_masks(64, 64), masks)]
+        assert len(owner) == 1 and (owner[0] != index or len(others) == 1)
+    assert LAYOUTS["shuffled-masks"] is shuffled
+
+
+@pytest.mark.parametrize("name", ["stages.json", "test.json"])
+def test_committed_rows_are_of_methods_with_these_settings(name):
+    """A table whose method has since changed must be made again."""
+    for row in json.loads((DOCS / name).read_text(encoding="utf-8")):
+        if row["method"] not in METHODS or row["method"] in ("stock", "tuned", "hard-mask"):
+            assert row["method"] in (*METHODS, "ground-truth", "token-grid ceiling")
+            continue
+        now = json.loads(json.dumps(asdict(METHODS[row["method"]](None))))
+        assert {key: now[key] for key in now if key != "backend"} == {
+            key: row["settings"].get(key, now[key]) for key in now if key != "backend"
+        }
+        assert row["scenes"] == 256
+
+
+def test_the_sweep_was_of_the_settings_in_the_script():
+    import sys
+
+    sys.path.insert(0, str(DOCS.parent / "tools"))
+    try:
+        import sweep
+    finally:
+        sys.path.pop(0)
+    rows = {row["method"]: row for row in json.loads((DOCS / "sweep.json").read_text())}
+    assert set(sweep.SETTINGS) <= set(rows)
+    tuned = rows["area 0, image-text 0.5"]["settings"]
+    from densenb.pipelines import TINY
+
+    assert {name: tuned[name] for name in TINY.tuned} == TINY.tuned
