@@ -19,8 +19,8 @@ N = IMAGE + TEXT
 
 
 def check_prediction(predicted: Any, choices: Sequence[str], measured: str, why: str) -> None:
-    """Whether a prediction was made, and what was measured came of it. Exercises of notebooks 02
-    and 03."""
+    """Whether a prediction was made, and what was measured came of it. Exercise of notebook 02,
+    and of 03."""
     known = ", ".join(repr(choice) for choice in choices)
     expect(predicted is not None, f"predict first: choose one of {known}.")
     expect(predicted in choices, f"{predicted!r} is none of the choices: {known}.")

@@ -9,18 +9,18 @@ from pathlib import Path
 
 from densenb import checking
 
-NOTEBOOK = re.compile(r"Exercise of\s+notebook\s+(\d\d)")
+NOTEBOOKS = re.compile(r"Exercises?\s+of\s+notebooks?\s+(\d\d)(?:,?\s+and\s+(?:of\s+)?(\d\d))?")
 
 
-def exercises() -> dict[str, str]:
-    """Every check of an exercise, and its notebook's number as its docstring says it."""
+def exercises() -> dict[str, list[str]]:
+    """Every check, and the notebooks with an exercise of it, as its docstring says them."""
     from densenb import checks  # here, because checks has `report` at hand
 
     found = {}
     for name in dir(checks):
         if name.startswith("check_"):
-            match = NOTEBOOK.search(getattr(checks, name).__doc__ or "")
-            found[name] = match[1] if match else "--"
+            match = NOTEBOOKS.search(getattr(checks, name).__doc__ or "")
+            found[name] = [number for number in match.groups() if number] if match else []
     return dict(sorted(found.items(), key=lambda item: (item[1], item[0])))
 
 
@@ -33,24 +33,29 @@ def report(student: str, path: str | Path = "hand_in.json") -> Path:
     """
     if not isinstance(student, str) or not student.strip():
         raise ValueError(f'student is {student!r}: give your name, e.g. checks.report("Ada").')
-    path = Path(path)
-    before = _read(path, student.strip()) if path.exists() else {}
-    notebooks, now = exercises(), datetime.now(UTC).isoformat(timespec="seconds")
-    passed = before | {
-        name: {"notebook": notebooks.get(name, "--"), "passed": now, "said": said}
-        for name, said in checking.PASSED.items()
-    }
-    path.write_text(
-        json.dumps({"student": student.strip(), "exercises": passed}, indent=1) + "\n",
-        encoding="utf-8",
-    )
-    for name, number in notebooks.items():
-        print(f"{number}  {name:<24}  {'passed' if name in passed else '-'}")
-    print(f"{len(passed)} of {len(notebooks)} exercises passed: {path}")
+    path, student = Path(path), student.strip()
+    passed = _read(path, student) if path.exists() else {}
+    known, now = exercises(), datetime.now(UTC).isoformat(timespec="seconds")
+    for name, said in checking.PASSED.items():
+        before = passed.get(name, {}).get("said", [])
+        passed[name] = {
+            "notebooks": known.get(name, []),
+            "said": list(dict.fromkeys([*before, *said])),
+            "passed": now,
+        }
+    content = {"student": student, "exercises": passed}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    done = 0
+    for name, notebooks in known.items():
+        count = min(len(passed[name]["said"]), len(notebooks)) if name in passed else 0
+        done += count
+        print(f"{', '.join(notebooks):6}  {name:<24}  {count} of {len(notebooks)}")
+    print(f"{done} of {sum(map(len, known.values()))} exercises passed: {path}")
     return path
 
 
-def _read(path: Path, student: str) -> dict[str, dict[str, str]]:
+def _read(path: Path, student: str) -> dict[str, dict]:
     """The exercises of a hand-in file that is there already."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
