@@ -154,7 +154,7 @@ def live_picture(
     panels = {"regions": painted, f"{rows} x {columns} image tokens": squares}
     for name, bias in ((phrases[region], words), ("image, from x", others)):
         colours = heat(bias.view(rows, columns), -reach, reach, DIFFERENCES)
-        title = f"image -> {name:.18}\n{bias.min():+.2f} to {bias.max():+.2f} {unit}"
+        title = f"image -> {name:.18}\n{bias.min() + 0:+.2f} to {bias.max() + 0:+.2f} {unit}"
         panels[title] = colours.resize((width, height), Image.Resampling.NEAREST)
     label(panels[title], ((x + 0.5) * zoom, (y + 0.5) * zoom), "x", size=16)
     top = side_by_side(panels, PANEL)

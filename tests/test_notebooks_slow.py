@@ -81,7 +81,7 @@ def test_it_runs_twice_in_one_kernel_and_after_an_interrupt(path):
         cell.id = f"cell-{number}"
     client = NotebookClient(stored, timeout=600, resources={"metadata": {"path": path.parent}})
     client.execute()
-    assert outputs(interrupt) == "interrupted\n"
+    assert outputs(interrupt).endswith("interrupted\n")
     compared = [i for i, cell in enumerate(first) if COMPARED in cell.metadata.get("tags", [])]
     assert len(compared) >= 3
     for i in compared:
