@@ -26,7 +26,8 @@ BFLOAT16_FROM = (8, 0)
 STAGES = ("encode", "denoise", "decode")
 
 # What comes on top of the weights, GiB: measured with random weights (tests/benchmarks/t4.py),
-# rounded up. Drawing and decoding: at 1024 px, with scores that are never stored.
+# rounded up; encoding with T5 is an estimate. Drawing and decoding: at 1024 px, with scores that
+# are never stored.
 ENCODE_SPACE = 0.6
 DENOISE_SPACE = 1.0
 DECODE_SPACE = 5.0  # the float32 autoencoder

@@ -3,8 +3,9 @@
     python tools/labels.py                      # draws the pictures again: minutes on a CPU
     python tools/labels.py --pictures out/pics  # from `densenb evaluate --pictures out/pics/SUITE`
 
-docs/labels.json lists what a reader without captions saw in each picture, in random order: a colour
-and a noun for each object, "?" where the noun could not be told. Printed are the share of the
+docs/labels.json lists what a reader without captions saw in each picture, in random order, stock
+and steered pictures of a scene mixed: a colour and a noun for each object, "?" where the noun could
+not be told. Printed are the share of the
 objects asked for that the reader named, and how far oracle and reader agree about them.
 """
 
