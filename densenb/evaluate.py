@@ -49,7 +49,10 @@ LAYOUTS: dict[str, Callable[[Suite], list[Layout]]] = {"shuffled-masks": shuffle
 
 GROUND_TRUTH = "ground-truth"
 CEILING = "token-grid ceiling"
-PERCENTAGES = ("mIoU", "mIoU_present", "in_mask", "presence", "colour_binding", "leakage")
+PERCENTAGES = (
+    "mIoU", "mIoU_present", "in_mask", "presence", "colour_binding", "leakage", "box_iou",
+    "phrase_binding",
+)  # fmt: skip
 FEWEST_FOR_QUALITY = 32  # pictures; below, the distance says nothing
 
 
@@ -262,8 +265,8 @@ def evaluate(
 
     Batched over scenes (one layout per batch row), with a progress bar. Rows have the keys method,
     suite, scenes, mIoU, interval (95 %, of mIoU, by scene), mIoU_by_scene, mIoU_present, in_mask,
-    presence, presence_by_objects, colour_binding, leakage, quality, seed, seeds, model, steps,
-    guidance, dtype and settings; what is not defined for a row is None.
+    presence, presence_by_objects, colour_binding, leakage, box_iou, phrase_binding, quality, seed,
+    seeds, model, steps, guidance, dtype and settings; what is not defined for a row is None.
 
     Args:
         pipe: the pipeline, in its own precision; it is moved to `device` and stays there. Float32

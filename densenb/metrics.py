@@ -46,6 +46,10 @@ class ObjectScores:
     """1 or 0: the noun's pixels have the bound colour; NaN when not present or not coloured."""
     leakage: Tensor
     """Share of the region taken by another region's noun or colour; NaN for a lone object."""
+    box_iou: Tensor
+    """Bounding box of the noun's pixels against that of the mask; 0 when there are none."""
+    phrase_bound: Tensor
+    """1 or 0: the region shows its own phrase more than any other's; NaN for a lone object."""
 
     def __len__(self) -> int:
         return len(self.iou)
@@ -188,6 +192,33 @@ def leaked_pixels(
     return leaked
 
 
+def own_phrase_wins(
+    noun_map: Tensor,
+    colour_map: Tensor,
+    masks: Tensor,
+    noun: Tensor,
+    colour: Tensor,
+    colour2: Tensor | None = None,
+) -> Tensor:
+    """Whether each region holds more of its own object than of any other region's: [B, N] bool.
+
+    A pixel is of an object when it has its noun and one of its colours (any look, for an object
+    without a colour word). Unlike the other scores this one is strict about twins: a red cat in the
+    place of the blue one does not count. Objects of the same words do not compete.
+    """
+    colours = [colour] if colour2 is None else [colour, colour2]
+    worn = (colour < 0)[..., None, None].expand(-1, -1, *noun_map.shape[1:])
+    for theirs in colours:
+        theirs = theirs[..., None, None]
+        worn = worn | ((theirs >= 0) & (colour_map[:, None] == theirs + 2))
+    shown = (noun_map[:, None] == noun[..., None, None] + 1) & worn & (noun >= 0)[..., None, None]
+    area = masks.flatten(2).float() @ shown.flatten(2).float().mT  # [B, region, object]
+    own = area.diagonal(dim1=1, dim2=2)
+    words = torch.stack([noun, *colours], -1)
+    other = (words[:, :, None] != words[:, None]).any(-1)
+    return own > (area * other).amax(-1)
+
+
 def score_objects(
     noun_map: Tensor,
     colour_map: Tensor,
@@ -226,12 +257,15 @@ def score_objects(
     leakage = leaked.sum((-2, -1)) / masks.sum((-2, -1)).clamp(min=1)
     has_colour = torch.ones_like(scored) if natural else colour >= 0
     in_company = (scored.sum(1, keepdim=True) > 1).expand_as(scored)
+    won = own_phrase_wins(noun_map, colour_map, masks, noun, colour, colour2)
     return ObjectScores(
         iou=_where(scored, iou(pixels, masks)),
         in_mask=_where(scored & present, inside),
         present=_where(scored, present),
         colour_bound=_where(scored & present & has_colour, bound),
         leakage=_where(scored & in_company, leakage),
+        box_iou=_where(scored, box_iou(pixels, masks)),
+        phrase_bound=_where(scored & in_company, won),
     )
 
 
@@ -243,7 +277,8 @@ def aggregate(scores: ObjectScores) -> dict[str, float]:
     """Means over objects, in percent; NaN where no object defines a score.
 
     `mIoU` is over all objects, `mIoU_present` and `in_mask` over those present, `colour_binding`
-    over those present and coloured, `leakage` over those that share a scene.
+    over those present and coloured, `leakage` and `phrase_binding` over those that share a scene,
+    `box_iou` over all.
     """
     present_iou = torch.where(scores.present == 1, scores.iou, torch.nan)
     means = {
@@ -253,6 +288,8 @@ def aggregate(scores: ObjectScores) -> dict[str, float]:
         "presence": scores.present,
         "colour_binding": scores.colour_bound,
         "leakage": scores.leakage,
+        "box_iou": scores.box_iou,
+        "phrase_binding": scores.phrase_bound,
     }
     return {name: 100 * values.nanmean().item() for name, values in means.items()}
 

@@ -65,6 +65,8 @@ class Suite:
     """[S, N, H, W] bool, the visible pixels of each object slot."""
     references: Tensor
     """[R, 3, H, W] uint8, renders of other scenes of the same kind, for the quality guard."""
+    outlines: bool = True
+    """Masks are the objects' silhouettes; if not, they are not to be filled: box IoU counts."""
 
     def __len__(self) -> int:
         return len(self.layouts)

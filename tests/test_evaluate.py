@@ -105,8 +105,8 @@ def test_rows_have_their_keys_and_are_json(rows):
     ]  # fmt: skip
     wanted = {
         "method", "suite", "scenes", "mIoU", "interval", "mIoU_by_scene", "mIoU_present", "in_mask",
-        "presence", "presence_by_objects", "colour_binding", "leakage", "quality", "seed", "seeds", "model",
-        "steps", "guidance", "dtype", "settings",
+        "presence", "presence_by_objects", "colour_binding", "leakage", "box_iou",
+        "phrase_binding", "quality", "seed", "seeds", "model", "steps", "guidance", "dtype", "settings",
     }  # fmt: skip
     for row in rows:
         assert set(row) == wanted and row["suite"] == "test" and row["scenes"] == 4
@@ -276,7 +276,7 @@ def test_measure_reads_the_objects_from_the_phrases():
     wrong = ev.measure(pictures, halves("an orange umbrella", "a blue cat"), Painted())
     assert right == {
         "mIoU": 75, "mIoU_present": 75, "in_mask": 100, "presence": 100, "colour_binding": 100,
-        "leakage": 0,
+        "leakage": 0, "box_iou": 75, "phrase_binding": 100,
     }  # fmt: skip
     assert wrong["in_mask"] == 0 and wrong["presence"] == 100
     assert wrong["colour_binding"] == 100  # the colour is the object's, wherever it stands

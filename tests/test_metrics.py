@@ -48,7 +48,7 @@ def test_a_perfect_picture_scores_full_marks():
     scores = score([(LEFT, CAT, RED), (RIGHT, DOG, BLUE)])
     assert metrics.aggregate(scores) == {
         "mIoU": 100, "mIoU_present": 100, "in_mask": 100, "presence": 100,
-        "colour_binding": 100, "leakage": 0,
+        "colour_binding": 100, "leakage": 0, "box_iou": 100, "phrase_binding": 100,
     }  # fmt: skip
 
 
