@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from diffusers.models.attention_processor import JointAttnProcessor2_0
 from torch import Tensor
 
 from densenb.fused import fused_attention
-from densenb.layout import Layout
+from densenb.layout import Layout, negatives
 from densenb.modulation import DenseConfig, Plan, Rule, Step
 from densenb.passes import Owners, check_owners, read_pass, row_owners
 from densenb.pipelines import call_inputs
@@ -171,18 +172,31 @@ class Dense:
     """What `dense_attention` yields.
 
     inputs: the arguments for `pipe(**inputs)`: prompt (or its embeddings), size, steps, guidance.
+    negatives: by what number `rows` names the negative layout of each layout; None if it has none.
     patched: how many attention layers are in the rule's hands, e.g. "6 joint + 3 image-only".
     backend: "explicit" or "fused": what computes the edited attention; "auto" has chosen by now.
     """
 
-    def __init__(self, pipe: Any, layouts: Sequence[Layout], rule: Rule, inputs: dict) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        layouts: Sequence[Layout],
+        rule: Rule,
+        inputs: dict,
+        against: Sequence[Layout | str] = (),
+    ) -> None:
         self.pipe = pipe
         self.layouts = layouts
         self.rule = rule
         self.inputs = inputs
         self.now: Pass | None = None
         self._owners: Owners | None = None
-        self._plans = Plans(pipe, layouts, rule)
+        number = count(len(layouts))
+        given = [each if isinstance(each, Layout) else None for each in against]
+        self.negatives = tuple(None if each is None else next(number) for each in given)
+        steered = [*layouts, *(each for each in given if each is not None)]
+        self._steered = len(steered)
+        self._plans = Plans(pipe, steered, rule)
         self._passes = 0
 
         self._stock = stock_processors(pipe.transformer)
@@ -216,7 +230,7 @@ class Dense:
             )
         grid = (height // scale, width // scale)
         length = pipe.tokenizer_max_length + self.inputs["max_sequence_length"]
-        self._plans.plan(range(len(layouts)), grid, length)
+        self._plans.plan(range(self._steered), grid, length)
         self.backend = chosen_backend(rule, grid[0] * grid[1] + length, pipe.transformer.device)
 
     @contextmanager
@@ -226,7 +240,7 @@ class Dense:
         `with dense.rows([None, 0]):` leaves row 0 alone and edits row 1 by layout 0. The
         timestep has to be one of `pipe.scheduler.timesteps`. ValueError for an unknown layout.
         """
-        check_owners(owners, len(self.layouts))
+        check_owners(owners, self._steered)
         before, self._owners = self._owners, tuple(owners)
         try:
             yield
@@ -276,7 +290,9 @@ class Dense:
     # ------------------------------------------------------------------------------ every pass
     def _before_pass(self, transformer: Any, args: tuple, kwargs: dict) -> None:
         reading = read_pass(self.pipe, args, kwargs)
-        owners = row_owners(self.pipe, reading, len(self.layouts), self._owners, "dense")
+        owners = row_owners(
+            self.pipe, reading, len(self.layouts), self._owners, "dense", self.negatives
+        )
         rows = [row for row, owner in enumerate(owners) if owner is not None]
         plan = self._plans.plan(
             [owners[row] for row in rows], reading.grid, reading.text, reading.device
@@ -323,7 +339,9 @@ def dense_attention(
     layouts = [layout] if isinstance(layout, Layout) else list(layout)
     if not layouts or not all(isinstance(each, Layout) for each in layouts):
         raise ValueError(f"layout is {layout!r}, but has to be a Layout or a list of them.")
-    dense = Dense(pipe, layouts, config, call_inputs(pipe, layout, config, **call_kwargs))
+    inputs = call_inputs(pipe, layout, config, **call_kwargs)
+    against = negatives(layouts, call_kwargs.get("negative_prompt"))
+    dense = Dense(pipe, layouts, config, inputs, against)
     try:
         dense.install()
         yield dense

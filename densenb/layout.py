@@ -49,12 +49,14 @@ class Region:
     """One phrase and the part of the picture where it should appear.
 
     `mask` is a `Mask` or an array `[height, width]` in [0, 1]; `strength` (>= 0) scales how hard
-    attention is pushed for this region.
+    attention is pushed for this region. `negative` is what this place, and no other, is to be kept
+    away from; it needs guidance (see `Layout.negative`).
     """
 
     phrase: str
     mask: Mask
     strength: float = 1.0
+    negative: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "phrase", clean_phrase("phrase", self.phrase))
@@ -67,6 +69,14 @@ class Region:
                 " something out of a place, give that place to another region."
             )
         object.__setattr__(self, "strength", strength)
+        if self.negative is not None:
+            negative = clean_phrase(f'negative of "{self.phrase}"', self.negative)
+            if negative.lower() == self.phrase.lower():
+                raise ValueError(
+                    f'negative of "{self.phrase}" is the phrase itself: nothing can be both wanted'
+                    " and kept away. Name what should not be there."
+                )
+            object.__setattr__(self, "negative", negative)
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,21 @@ class Layout:
             *([] if self.background is None else [self.background]),
         )
 
+    def negative(self, prompt: str = "") -> Layout | None:
+        """What the rows of the negative prompt follow: the regions' negatives in their masks.
+
+        Its text is the negative `prompt` (for the whole picture) and then every region's negative,
+        set off by commas. Regions without one belong to its background. None when no region has
+        one. Taught in notebook 06.
+        """
+        regions = [
+            Region(region.negative, region.mask, region.strength)
+            for region in self.regions
+            if region.negative is not None
+        ]
+        text = append_phrases(prompt.strip(), [region.phrase for region in regions])
+        return Layout(text, regions) if regions else None
+
     def pixel_masks(self, height: int, width: int) -> Tensor:
         """The regions on a pixel grid: float `[R, height, width]` in [0, 1]."""
         return torch.stack([region.mask.raster(height, width) for region in self.regions])
@@ -158,6 +183,7 @@ class Layout:
         """Plain data for JSON; painted masks become an inline PNG."""
         regions = [
             {"phrase": region.phrase, **region.mask.to_dict(), "strength": region.strength}
+            | ({} if region.negative is None else {"negative": region.negative})
             for region in self.regions
         ]
         return {"caption": self.caption, "background": self.background, "regions": regions}
@@ -219,6 +245,22 @@ def regions_from_label_map(
     return [Region(phrase, nearest == i) for i, phrase in enumerate(phrases.values())]
 
 
+def negatives(
+    layouts: Sequence[Layout], prompt: str | Sequence[str] | None = None
+) -> list[Layout | str]:
+    """What the negative rows of each layout are told: its negative layout, else a plain text.
+
+    `prompt` is the negative prompt, one for all or one each. ValueError when their number differs.
+    """
+    prompts = [prompt or ""] * len(layouts) if isinstance(prompt, str | None) else list(prompt)
+    if len(prompts) != len(layouts):
+        raise ValueError(
+            f"there are {len(prompts)} negative prompts for {len(layouts)} layouts: give one, or as"
+            " many."
+        )
+    return [each.negative(text) or text for each, text in zip(layouts, prompts, strict=True)]
+
+
 def find_phrase(text: str, phrase: str) -> list[tuple[int, int]]:
     """Where `phrase` stands in `text` as whole words: (start, end) in characters, in reading order.
 
@@ -277,7 +319,7 @@ FOUR = {"box": "[x0, y0, x1, y1]", "ellipse": "[cx, cy, rx, ry]"}
 
 
 def region_from_dict(data: Mapping[str, Any], folder: Path) -> Region:
-    check_keys("region", data, required=["phrase"], optional=[*SHAPES, "strength"])
+    check_keys("region", data, required=["phrase"], optional=[*SHAPES, "strength", "negative"])
     kinds = [kind for kind in SHAPES if kind in data]
     if len(kinds) != 1:
         raise ValueError(
@@ -293,7 +335,7 @@ def region_from_dict(data: Mapping[str, Any], folder: Path) -> Region:
         mask = mask_from_png(folder / values)
     else:
         mask = SHAPES[kind](values)
-    return Region(data["phrase"], mask, data.get("strength", 1.0))
+    return Region(data["phrase"], mask, data.get("strength", 1.0), data.get("negative"))
 
 
 def check_keys(what: str, data: Any, required: list[str], optional: list[str]) -> None:

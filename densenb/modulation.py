@@ -176,6 +176,8 @@ class Rule:
         as far as it is covered, and regions that overlap share it), or "nearest" (as released:
         small regions may vanish).
     phrase_match: "all" (equal phrases take turns), or "first" (as released: all take the first).
+    pooled: the pooled text, which reaches every block: the "caption"'s, or the mean of those of the
+        "phrases", each encoded by itself (all steps).
     unassigned: pixels in no region form one more region ("background"), or belong to no region
         ("none"). A layout's background phrase always gets them.
     """
@@ -184,6 +186,7 @@ class Rule:
     blocks: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
     encode_phrases_alone: bool = False
+    pooled: str = "caption"
     masks: str = "area"
     phrase_match: str = "all"
     unassigned: str = "background"
@@ -191,6 +194,7 @@ class Rule:
     def __post_init__(self) -> None:
         _number("window", self.window, high=1)
         _one_of("encode_phrases_alone", self.encode_phrases_alone, (False, True))
+        _one_of("pooled", self.pooled, ("caption", "phrases"))
         _one_of("masks", self.masks, ("area", "soft", "nearest"))
         _one_of("phrase_match", self.phrase_match, ("all", "first"))
         _one_of("unassigned", self.unassigned, ("background", "none"))

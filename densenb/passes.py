@@ -15,7 +15,7 @@ from densenb.plans import find_step
 ARGUMENTS = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
 
 Owners = tuple[int | None, ...]
-"""The layout that each batch row follows; None for rows of the negative prompt."""
+"""The layout that each batch row follows; None for rows that follow none."""
 
 
 class Reading(NamedTuple):
@@ -51,12 +51,18 @@ def read_pass(pipe: Any, args: tuple, kwargs: dict) -> Reading:
 
 
 def row_owners(
-    pipe: Any, reading: Reading, layouts: int, named: Owners | None, context: str
+    pipe: Any,
+    reading: Reading,
+    layouts: int,
+    named: Owners | None,
+    context: str,
+    negatives: Owners = (),
 ) -> Owners:
     """The layout (0 to `layouts` - 1) of every row: as `named`, or as the pipeline's guidance says.
 
-    A guided batch is [negative, positive]; a skip-layer pass is positive only. ValueError, with the
-    name of the `context` ("dense", "record") whose `rows` mends it, for rows that fit no layout.
+    A guided batch is [negative, positive]; a skip-layer pass is positive only. Negative rows follow
+    no layout, or that of `negatives`, one for each layout. ValueError, with the name of the
+    `context` ("dense", "record") whose `rows` mends it, for rows that fit no layout.
     """
     batch = reading.batch
     if named is not None:
@@ -79,7 +85,10 @@ def row_owners(
             f"among {layouts} layouts: give one prompt per layout (dense.inputs does), or name the "
             f"rows with {context}.rows."
         )
-    return (None,) * negative + tuple(row // images for row in range(batch - negative))
+    positive = tuple(row // images for row in range(batch - negative))
+    if not negatives:
+        return (None,) * negative + positive
+    return tuple(negatives[owner] for owner in positive[:negative]) + positive
 
 
 def check_owners(owners: Owners, layouts: int) -> None:

@@ -6,6 +6,7 @@ Every model is a stock `StableDiffusion3Pipeline`. Taught in notebooks 00 and 01
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from tqdm.auto import tqdm
 from densenb.access import cache_folder, fetch, is_cached
 from densenb.configs import REPOSITORIES, saved_sizes, sizes
 from densenb.frugal import FrugalPipeline
-from densenb.layout import Layout
+from densenb.layout import Layout, negatives
 from densenb.loading import dtype_argument, load_planned, quiet_loading
 from densenb.memory import Plan, choose, here
 from densenb.modulation import DenseConfig, Rule
@@ -32,6 +33,12 @@ from densenb.tokens import encode
 MINIATURE = Path(__file__).parent / "tiny" / "assets" / "model"
 PLANNED_GB = 2.0  # models with more weights are loaded by a memory plan
 TEXT_ARGUMENTS = ("prompt", "prompt_2", "prompt_3", "prompt_embeds", "pooled_prompt_embeds")
+NEGATIVE_ARGUMENTS = (
+    "negative_prompt_2",
+    "negative_prompt_3",
+    "negative_prompt_embeds",
+    "negative_pooled_prompt_embeds",
+)
 
 
 @dataclass(frozen=True)
@@ -204,8 +211,10 @@ def call_inputs(
 ) -> dict[str, Any]:
     """The arguments for `pipe(**inputs)`: the layout's text, the tier's values, then `call_kwargs`.
 
-    One layout gives one prompt, a list of layouts a list. A rule with `encode_phrases_alone` gives
-    embeddings instead. Raises ValueError for `call_kwargs` that would exchange the text.
+    One layout gives one prompt, a list of layouts a list. A rule with `encode_phrases_alone` or
+    `pooled="phrases"` gives embeddings instead. Negative phrases of regions come after the
+    `negative_prompt` of `call_kwargs`, with a warning when there is no guidance. Raises ValueError
+    for `call_kwargs` that would exchange a text in which phrases are to be found.
     """
     for name in TEXT_ARGUMENTS:
         if name in call_kwargs:
@@ -221,16 +230,36 @@ def call_inputs(
         "guidance_scale": this.guidance,
         "max_sequence_length": this.t5_length,
     } | call_kwargs
-    layouts = [layout] if isinstance(layout, Layout) else list(layout)
-    if rule is None or not rule.encode_phrases_alone:
-        texts = [each.text for each in layouts]
-        return {"prompt": texts[0] if isinstance(layout, Layout) else texts} | inputs
+    single = isinstance(layout, Layout)
+    layouts = [layout] if single else list(layout)
+    told = None  # to the negative rows, where regions have a say in it
+    if any(each.negative() for each in layouts):
+        for name in NEGATIVE_ARGUMENTS:
+            if name in inputs:
+                raise ValueError(
+                    f"{name} would exchange the text in which the regions' negative phrases are "
+                    "found: use negative_prompt, which they follow."
+                )
+        if inputs["guidance_scale"] <= 1:
+            warnings.warn(
+                f"guidance_scale is {inputs['guidance_scale']:g}: without guidance (above 1) the "
+                "regions' negative phrases have no effect.",
+                stacklevel=3,
+            )
+        told = negatives(layouts, inputs.pop("negative_prompt", None))
+    if rule is None or not (rule.encode_phrases_alone or rule.pooled == "phrases"):
+        texts = {"prompt": [each.text for each in layouts]}
+        if told is not None:
+            texts["negative_prompt"] = [t if isinstance(t, str) else t.text for t in told]
+        return {name: many[0] if single else many for name, many in texts.items()} | inputs
     embeddings = encode(
         pipe,
         layouts,
         inputs["max_sequence_length"],
-        phrases_alone=True,
+        phrases_alone=rule.encode_phrases_alone,
         first_match_only=rule.phrase_match == "first",
+        pooled=rule.pooled,
+        negatives=told,
     )
     if "negative_prompt" in inputs:  # the caller's own: the pipeline encodes it
         del embeddings["negative_prompt_embeds"], embeddings["negative_pooled_prompt_embeds"]

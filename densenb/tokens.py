@@ -111,37 +111,48 @@ def encode(
     t5_length: int,
     phrases_alone: bool = False,
     first_match_only: bool = False,
+    pooled: str = "caption",
+    negatives: Sequence[Layout | str] | None = None,
 ) -> dict[str, Tensor]:
     """The text inputs of `pipe(...)` for a batch of layouts, each distinct text encoded once.
 
-    Returns `prompt_embeds [B, L, D]`, `pooled_prompt_embeds [B, P]` and their negatives, of the
-    empty text. With `phrases_alone` the tokens of a phrase are replaced by those of the phrase
-    encoded by itself, `E_full[j : j + n] = E_phrase[1 : 1 + n]`, in both encoders (DenseDiffusion,
-    Kim et al. 2023): words of one region then know nothing of the others. The pooled text stays.
+    Returns `prompt_embeds [B, L, D]`, `pooled_prompt_embeds [B, P]` and their negatives: of
+    `negatives`, one layout or plain text for each row, or else of the empty text. With
+    `phrases_alone` the tokens of a phrase are replaced by those of the phrase encoded by itself
+    (`substitute`), in both encoders: words of one region then know nothing of the others. `pooled`
+    is the pooled text: the caption's, or the mean of the "phrases", the background's included.
     """
     layouts = [layouts] if isinstance(layouts, Layout) else list(layouts)
     if not isinstance(pipe, FrugalPipeline) and None in (pipe.text_encoder, pipe.text_encoder_2):
         raise ValueError("pipe has no CLIP text encoders: encode before you free them.")
+    told = [*layouts, *([""] * len(layouts) if negatives is None else negatives)]
+    captions = [each if isinstance(each, str) else each.text for each in told]
     phrases = [
-        layout_spans(pipe, layout, t5_length, first_match_only) if phrases_alone else []
-        for layout in layouts
+        layout_spans(pipe, each, t5_length, first_match_only)
+        if isinstance(each, Layout) and (phrases_alone or pooled == "phrases")
+        else []
+        for each in told
     ]
     alone = [phrase for pairs in phrases for phrase, _ in pairs]
-    texts = list(dict.fromkeys([*(layout.text for layout in layouts), "", *alone]))
-    tokens, _, pooled, _ = pipe.encode_prompt(
+    texts = list(dict.fromkeys([*captions, *alone]))
+    tokens, _, pools, _ = pipe.encode_prompt(
         prompt=texts,
         prompt_2=None,
         prompt_3=None,
-        do_classifier_free_guidance=False,  # the empty text is one of `texts`
+        do_classifier_free_guidance=False,  # what the negative rows are told is among `texts`
         max_sequence_length=t5_length,
     )
     row = {text: i for i, text in enumerate(texts)}
-    rows, empty = [row[layout.text] for layout in layouts], [row[""]] * len(layouts)
-    embeds = tokens[rows]  # a copy
-    for embed, pairs in zip(embeds, phrases, strict=True):
-        for phrase, spans in pairs:
+    clip_length = pipe.tokenizer_max_length
+    parts = {"clip": slice(0, clip_length), "t5": slice(clip_length, None)}
+    embeds = tokens[[row[text] for text in captions]]  # a copy
+    pooled_embeds = pools[[row[text] for text in captions]]
+    for number, pairs in enumerate(phrases):
+        if pairs and pooled == "phrases":
+            pooled_embeds[number] = pools[[row[phrase] for phrase, _ in pairs]].mean(dim=0)
+        for phrase, spans in pairs if phrases_alone else []:
             source = find_spans(pipe, phrase, phrase, t5_length)
-            for name, start in (("clip", 0), ("t5", pipe.tokenizer_max_length)):
+            for name, part in parts.items():
                 to, from_ = getattr(spans, name), getattr(source, name)
                 if len(to) > len(from_):
                     warnings.warn(
@@ -150,14 +161,29 @@ def encode(
                         stacklevel=2,
                     )
                     continue
-                for i, j in zip(to, from_, strict=False):  # the caption's may be cut off
-                    embed[start + i] = tokens[row[phrase], start + j]
+                embeds[number, part] = substitute(
+                    embeds[number, part], tokens[row[phrase], part], to, from_
+                )
+    count = len(layouts)
     return {
-        "prompt_embeds": embeds,
-        "pooled_prompt_embeds": pooled[rows],
-        "negative_prompt_embeds": tokens[empty],
-        "negative_pooled_prompt_embeds": pooled[empty],
+        "prompt_embeds": embeds[:count],
+        "pooled_prompt_embeds": pooled_embeds[:count],
+        "negative_prompt_embeds": embeds[count:],
+        "negative_pooled_prompt_embeds": pooled_embeds[count:],
     }
+
+
+def substitute(caption: Tensor, phrase: Tensor, to: Sequence[int], source: Sequence[int]) -> Tensor:
+    """The tokens of a phrase encoded alone, put into a caption where the phrase stands.
+
+    E_caption[j : j + n] = E_phrase[i : i + n] (DenseDiffusion, Kim et al. 2023), both `[L, D]`, of
+    one encoder. `to` are the phrase's positions in the caption, of which the last may be cut off;
+    `source` those when it stands alone, from 1 on in CLIP, after BOS, and from 0 on in T5. Taught
+    in notebook 06.
+    """
+    replaced = caption.clone()
+    replaced[list(to)] = phrase[list(source)[: len(to)]]
+    return replaced
 
 
 def layout_spans(
