@@ -7,6 +7,7 @@ is drawn without a plotting library. Also says a layout and a setting as the Pyt
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from densenb.layout import Layout
-from densenb.masks import Box, Ellipse, Mask, Polygon
+from densenb.masks import Box, Ellipse, Mask, Pixels, Polygon
 from densenb.modulation import (
     MAX_STRENGTH,
     DenseConfig,
@@ -198,13 +199,6 @@ def as_python(layout: Layout, config: DenseConfig, seed: int, steps: int) -> str
 
     A painted mask is too long to write: it is taken from the `layout` that it came from.
     """
-    regions = []
-    for i, region in enumerate(layout.regions):
-        parts = [repr(region.phrase), mask_as_python(region.mask, i)]
-        if region.strength != 1:
-            parts.append(f"strength={region.strength!r}")
-        regions.append(f"        dnb.Region({', '.join(parts)}),\n")
-    background = "" if layout.background is None else f", background={layout.background!r}"
     default = type(config)()
     changed = [
         f"{field.name}={getattr(config, field.name)!r}"
@@ -214,12 +208,29 @@ def as_python(layout: Layout, config: DenseConfig, seed: int, steps: int) -> str
     return (
         "dnb.generate(\n"
         "    pipe,\n"
-        f"    dnb.Layout({layout.caption!r}, [\n{''.join(regions)}    ]{background}),\n"
+        f"{textwrap.indent(layout_as_python(layout), '    ')},\n"
         f"    seeds=[{seed}],\n"
         f"    config=dnb.DenseConfig({', '.join(changed)}),\n"
         f"    steps={steps},\n"
         ")[0]"
     )
+
+
+def layout_as_python(layout: Layout, with_pixels: bool = False) -> str:
+    """The layout as `dnb.Layout(...)`; painted masks from `layout`, or as PNG text with pixels."""
+    regions = []
+    for i, region in enumerate(layout.regions):
+        parts = [repr(region.phrase), mask_as_python(region.mask, i)]
+        if with_pixels and isinstance(region.mask, Pixels):
+            parts[1] = f"dnb.masks.mask_from_base64({region.mask.to_dict()['mask_png']!r})"
+        for name, neutral in (("strength", 1), ("negative", None)):
+            if getattr(region, name) != neutral:
+                parts.append(f"{name}={getattr(region, name)!r}")
+        if region.negative is not None:
+            parts.append(f"negative={region.negative!r}")
+        regions.append(f"    dnb.Region({', '.join(parts)}),\n")
+    background = "" if layout.background is None else f", background={layout.background!r}"
+    return f"dnb.Layout({layout.caption!r}, [\n{''.join(regions)}]{background})"
 
 
 def mask_as_python(mask: Mask, index: int) -> str:

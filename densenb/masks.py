@@ -231,17 +231,19 @@ def mask_from_array(array: Any) -> Mask:
     return Pixels(levels)
 
 
-def mask_from_png(path: str | Path) -> Mask:
+def mask_from_png(path: str | Path | bytes) -> Mask:
     """A mask from a picture: white is in, black or transparent is out, grey in between.
 
-    Raises ValueError when the file is missing, is no picture, or is black all over.
+    `path` may be the file's bytes, too. Raises ValueError when the file is missing, is no picture,
+    or is black all over.
     """
     picture = read_picture(path)
     luminance = picture[..., :3] @ [0.299, 0.587, 0.114]
     try:
         return mask_from_array(np.minimum(luminance * picture[..., 3], 1))
     except ValueError as error:
-        raise ValueError(f"{path}: {error} White is in, black or transparent is out.") from error
+        name = picture_name(path)
+        raise ValueError(f"{name}: {error} White is in, black or transparent is out.") from error
 
 
 def mask_from_base64(text: str) -> Mask:
@@ -257,19 +259,25 @@ def mask_from_base64(text: str) -> Mask:
     return mask_from_array(levels / 255)
 
 
-def read_picture(path: str | Path) -> np.ndarray:
-    """A picture file as RGBA, float `[height, width, 4]` in [0, 1]."""
-    if not Path(path).is_file():
+def read_picture(path: str | Path | bytes) -> np.ndarray:
+    """A picture file, or its bytes, as RGBA: float `[height, width, 4]` in [0, 1]."""
+    name = picture_name(path)
+    if not isinstance(path, bytes) and not Path(path).is_file():
         raise ValueError(
-            f"{path} is not a file: check the name (paths in a layout file start at its folder)."
+            f"{name} is not a file: check the name (paths in a layout file start at its folder)."
         )
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as image:
             if image.mode.startswith("I"):  # 16 bit grey, which convert() would clip at 255
                 image = Image.fromarray((np.array(image) / 257).round().astype(np.uint8))
             return np.array(image.convert("RGBA")) / 255
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not a picture: give a PNG, JPEG or WebP file.") from error
+        raise ValueError(f"{name} is not a picture: give a PNG, JPEG or WebP file.") from error
+
+
+def picture_name(path: str | Path | bytes) -> str:
+    """What errors call a picture."""
+    return "the picture" if isinstance(path, bytes) else str(path)
 
 
 def resize_weights(source: int, target: int) -> Tensor:
