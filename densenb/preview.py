@@ -29,6 +29,7 @@ class Preview:
     width: int
     regions: tuple[RegionPreview, ...]  # the last is the background
     warnings: tuple[str, ...]
+    negative: str | None = None  # the regions' negatives, each for its own region
 
     def __str__(self) -> str:
         rows, columns = self.height // TOKEN_PIXELS, self.width // TOKEN_PIXELS
@@ -45,6 +46,7 @@ class Preview:
         ]
         head = [
             f"text: {self.text}",
+            *([] if self.negative is None else [f"not in its region: {self.negative}"]),
             f"grid: {rows} x {columns} tokens for {self.height} x {self.width} pixels",
         ]
         return "\n".join([*head, *lines, *(f"! {warning}" for warning in self.warnings)])
@@ -72,6 +74,9 @@ def preview(
         warnings.simplefilter("always")
         masks = layout.token_masks(height // TOKEN_PIXELS, width // TOKEN_PIXELS)
         spans = [spans for _, spans in layout_spans(pipe, layout, t5_length)]
+        negative = layout.negative()
+        if negative is not None:
+            layout_spans(pipe, negative, t5_length)
     notes = list(dict.fromkeys(str(warning.message) for warning in caught))
     if layout.text != layout.caption:
         notes.insert(0, f"the caption lacks some phrases; appended: {layout.text!r}")
@@ -93,7 +98,8 @@ def preview(
             clip = describe(clip_tokenizers(pipe)[:1], layout.text, spans[i].clip)
             t5 = describe(t5_tokenizers(pipe), layout.text, spans[i].t5)
         regions.append(RegionPreview(name, int(grid.sum()), area, clip, t5))
-    return Preview(layout.text, height, width, tuple(regions), tuple(notes))
+    against = None if negative is None else negative.text
+    return Preview(layout.text, height, width, tuple(regions), tuple(notes), against)
 
 
 def describe(tokenizers: list, text: str, span: tuple[int, ...]) -> str:

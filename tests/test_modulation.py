@@ -354,6 +354,7 @@ def test_nothing_to_do_is_not_active():
         ("masks", "blurry"),
         ("phrase_match", "last"),
         ("encode_phrases_alone", "yes"),
+        ("pooled", "mean"),
     ],
 )
 def test_settings_are_checked_by_name(name, value):

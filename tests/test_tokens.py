@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from tiny_random import CLIP_LENGTH
 
 from densenb.layout import Layout, Region, box
-from densenb.pipelines import tier
+from densenb.modulation import DenseConfig
+from densenb.pipelines import call_inputs, tier
 from densenb.preview import preview
-from densenb.tokens import Spans, encode, find_spans, text_regions, token_span
+from densenb.tokens import Spans, encode, find_spans, substitute, text_regions, token_span
 
 T5_LENGTH = 128  # the random T5 cuts words into many pieces
 
@@ -310,6 +311,47 @@ def test_phrases_alone_goes_to_the_first_match_as_published(random_pipe):
     assert both[1:3].equal(both[4:6])
     assert first["prompt_embeds"][0][1:3].equal(both[1:3])
     assert first["prompt_embeds"][0][4:6].equal(plain[4:6])
+
+
+def test_pooled_text_is_the_captions_or_the_mean_of_the_phrases(random_pipe):
+    layout = layout_of("A Cat and a red dog", "a cat", "a red dog", background="and")
+    plain = encode(random_pipe, layout, T5_LENGTH)
+    inputs = encode(random_pipe, layout, T5_LENGTH, pooled="phrases")
+    each = [stock(random_pipe, phrase) for phrase in ("A Cat", "a red dog", "and")]
+    mean = sum(each["pooled_prompt_embeds"] for each in each) / 3
+    torch.testing.assert_close(inputs["pooled_prompt_embeds"], mean, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(mean, plain["pooled_prompt_embeds"], atol=1e-3)
+    for name in NAMES - {"pooled_prompt_embeds"}:
+        torch.testing.assert_close(inputs[name], plain[name], atol=1e-5, rtol=1e-5)
+
+
+def test_pooled_text_of_negative_rows_is_that_of_their_phrases(random_pipe):
+    negative = layout_of("no a red squid", "a red squid")
+    inputs = encode(
+        random_pipe, [negative] * 2, T5_LENGTH, pooled="phrases", negatives=[negative, "no"]
+    )
+    for row, text in enumerate(("a red squid", "no")):
+        expected = stock(random_pipe, text)["pooled_prompt_embeds"][0]
+        found = inputs["negative_pooled_prompt_embeds"][row]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_rule_chooses_the_pooled_text(random_pipe):
+    layout = layout_of("a cat and a dog", "a cat", "a dog")
+    expected = encode(random_pipe, layout, T5_LENGTH, pooled="phrases")
+    inputs = call_inputs(
+        random_pipe, layout, DenseConfig(pooled="phrases"), max_sequence_length=T5_LENGTH
+    )
+    for name in NAMES:
+        torch.testing.assert_close(inputs[name], expected[name])
+    assert "prompt" in call_inputs(random_pipe, layout, DenseConfig())
+
+
+def test_substitute_keeps_what_is_not_the_phrase():
+    caption, phrase = torch.zeros(6, 2), torch.arange(12.0).view(6, 2)
+    replaced = substitute(caption, phrase, (3, 4), (1, 2, 3))
+    assert replaced[[3, 4]].equal(phrase[[1, 2]]) and not replaced[[0, 1, 2, 5]].any()
+    assert not caption.any() and substitute(caption, phrase, (), (1,)).equal(caption)
 
 
 def test_each_text_is_encoded_once(random_pipe, monkeypatch):
