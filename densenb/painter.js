@@ -5,7 +5,8 @@
 // A layer is a mask and its PNG in base64. Layers never change: a stroke makes a new one, so undo
 // is a list of them, and a region nobody touched travels as the very text that Python sent.
 
-const TOOLS = ["Brush", "Eraser", "Fill", "Box", "Ellipse"];
+const SHAPES = { Box: () => true, Ellipse: (x, y) => x * x + y * y <= 1 }; // -1 to 1 across
+const TOOLS = ["Brush", "Eraser", "Fill", ...Object.keys(SHAPES)];
 const PAPER = 240; // grey under the regions
 const SHARP = 1024; // longest side of the canvas, in its own pixels
 const TOKEN = 16; // picture pixels a side: one image token of SD 3.5
@@ -28,15 +29,7 @@ function stroke(mask, { width, height }, from, to, radius, value) {
   }
 }
 
-function box(mask, size, from, to) {
-  shape(mask, size, from, to, () => true);
-}
-
-function ellipse(mask, size, from, to) {
-  shape(mask, size, from, to, (x, y) => x * x + y * y <= 1);
-}
-
-// Sets the pixels for which inside(x, y) holds, x and y from -1 to 1 across the dragged box.
+// A shape in the dragged box.
 function shape(mask, { width, height }, from, to, inside) {
   const [x0, x1] = edges(from.x, to.x, width);
   const [y0, y1] = edges(from.y, to.y, height);
@@ -51,15 +44,13 @@ function shape(mask, { width, height }, from, to, inside) {
 
 // All that is out, and reached from the place without crossing what is in.
 function fill(mask, { width, height }, place) {
-  const start = { column: Math.floor(place.x), row: Math.floor(place.y) };
-  const open = [start];
+  const open = [[Math.floor(place.x), Math.floor(place.y)]];
   while (open.length) {
-    const { column, row } = open.pop();
+    const [column, row] = open.pop();
     const outside = column < 0 || row < 0 || column >= width || row >= height;
     if (outside || mask[row * width + column] >= 128) continue;
     mask[row * width + column] = 255;
-    open.push({ column: column - 1, row }, { column: column + 1, row });
-    open.push({ column, row: row - 1 }, { column, row: row + 1 });
+    open.push([column - 1, row], [column + 1, row], [column, row - 1], [column, row + 1]);
   }
 }
 
@@ -82,7 +73,8 @@ function sheet(width, height) {
 function encode(mask, { width, height }) {
   const pen = sheet(width, height);
   const image = pen.createImageData(width, height);
-  mask.forEach((value, i) => image.data.set([value, value, value, 255], 4 * i));
+  image.data.fill(255);
+  for (let i = 0; i < mask.length; i++) image.data.fill(mask[i], 4 * i, 4 * i + 3);
   pen.putImageData(image, 0, 0);
   return pen.canvas.toDataURL("image/png").split(",")[1];
 }
@@ -95,10 +87,9 @@ async function decode(blob, { width, height }) {
   pen.imageSmoothingQuality = "high";
   pen.drawImage(bitmap, 0, 0, width, height);
   const { data } = pen.getImageData(0, 0, width, height);
-  return new Uint8ClampedArray(width * height).map((_, i) => {
-    const [red, green, blue] = data.subarray(4 * i, 4 * i + 3);
-    return 0.299 * red + 0.587 * green + 0.114 * blue;
-  });
+  return new Uint8ClampedArray(width * height).map(
+    (_, i) => 0.299 * data[4 * i] + 0.587 * data[4 * i + 1] + 0.114 * data[4 * i + 2],
+  );
 }
 
 async function layerOf(text, size) {
@@ -237,7 +228,7 @@ function render({ model, el }) {
   const line = element(root, "div", { className: "message" }, { role: "status" });
   const copied = element(root, "details");
   element(copied, "summary", { textContent: "copy this layout: the same in Python" });
-  button(copied, "Copy", "Copy the Python code", copy);
+  const copyButton = button(copied, "Copy", "Copy the Python code", copy);
   const code = element(copied, "pre", { tabIndex: 0 });
   const paper = sheet(size.width, size.height);
 
@@ -354,10 +345,10 @@ function render({ model, el }) {
     file.value = ""; // the same file may be chosen again
     try {
       const mask = await decode(picture, size);
-      if (!mask.some((value) => value >= 128)) throw new Error("it is dark all over");
+      if (!mask.some((value) => value > 0)) throw new Error("It is black all over.");
       commit(mask);
     } catch (error) {
-      say(`${picture.name} was not imported: ${error.message}. Give a picture, white where the region is.`);
+      say(`${picture.name}: ${error.message} Give a picture that is white where the region is.`);
     }
   }
 
@@ -368,15 +359,16 @@ function render({ model, el }) {
   async function copy() {
     try {
       await navigator.clipboard.writeText(code.textContent);
-      say("Copied.");
+      copyButton.textContent = "Copied";
     } catch { // not every page may use the clipboard
       getSelection().selectAllChildren(code);
-      say("Selected: press Ctrl+C to copy.");
+      copyButton.textContent = "Selected: now press Ctrl+C";
     }
   }
 
   // ---- one gesture, by pointer or by key
   function begin(place, pointer) {
+    if (!state.layers.length) return; // not there yet
     gesture = { pointer, from: place, at: place, mask: state.layers[state.chosen].mask.slice() };
     if (state.tool === "Fill") fill(gesture.mask, size, place);
     else extend(place);
@@ -388,7 +380,7 @@ function render({ model, el }) {
       stroke(gesture.mask, size, gesture.at, place, radius(), value);
     } else if (state.tool !== "Fill") {
       gesture.mask.set(state.layers[state.chosen].mask);
-      (state.tool === "Box" ? box : ellipse)(gesture.mask, size, gesture.from, place);
+      shape(gesture.mask, size, gesture.from, place, SHAPES[state.tool]);
     }
     gesture.at = place;
     repaint();
@@ -412,7 +404,7 @@ function render({ model, el }) {
   }
 
   canvas.onpointerdown = (event) => {
-    if (event.button !== 0 || gesture?.pointer !== undefined || !state.layers.length) return;
+    if (event.button !== 0 || gesture?.pointer !== undefined) return;
     canvas.setPointerCapture(event.pointerId); // a stroke goes on beyond the edge
     cursor = place(event);
     begin(cursor, event.pointerId);
@@ -424,7 +416,7 @@ function render({ model, el }) {
   };
   canvas.onpointerup = (event) => gesture?.pointer === event.pointerId && finish();
   canvas.onpointercancel = (event) => gesture?.pointer === event.pointerId && cancel();
-  canvas.onpointerleave = () => {
+  canvas.onpointerleave = canvas.onblur = () => {
     if (gesture) return;
     cursor = null;
     draw();
@@ -443,10 +435,9 @@ function render({ model, el }) {
       if (gesture) extend({ ...cursor });
       else draw();
     } else if (event.key === " " || event.key === "Enter") {
-      const twoCorners = state.tool === "Box" || state.tool === "Ellipse";
-      if (gesture) finish(); // the second corner
+      if (gesture) finish(); // the second corner of a shape
       else begin({ ...cursor });
-      if (!twoCorners) finish();
+      if (!(state.tool in SHAPES)) finish();
     } else if (event.key === "Escape") cancel();
     else return false;
     return true;
@@ -469,7 +460,10 @@ function render({ model, el }) {
 
   // ---- what Python says
   const tell = () => say(model.get("message"));
-  const recode = () => (code.textContent = model.get("code"));
+  function recode() {
+    code.textContent = model.get("code");
+    copyButton.textContent = "Copy";
+  }
   const heard = {
     "change:masks": receive, "change:loads": startAnew, "change:message": tell, "change:code": recode,
   };
