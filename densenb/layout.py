@@ -41,7 +41,8 @@ __all__ = [
     "polygon", "regions_from_label_map",
 ]  # fmt: skip
 
-TOKEN_PIXELS = 16  # side of one image token of SD 3.5: VAE factor 8 times patch 2
+LATENT_PIXELS = 8  # side of one latent of SD 3.5, the VAE's factor
+TOKEN_PIXELS = 2 * LATENT_PIXELS  # side of one image token: a patch of 2 x 2 latents
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class Layout:
         pixels = self.pixel_masks(rows * TOKEN_PIXELS, columns * TOKEN_PIXELS)
         if method == "nearest":
             return pixels[:, ::TOKEN_PIXELS, ::TOKEN_PIXELS] >= 0.5
-        covered = torch.nn.functional.avg_pool2d(pixels, TOKEN_PIXELS)
+        covered = cover(pixels, TOKEN_PIXELS)
         if method == "soft":
             return covered / covered.sum(dim=0).clamp(min=1)
         masks = covered >= 0.5
@@ -243,6 +244,15 @@ def regions_from_label_map(
                 f"no pixel of the label map is {colour}: use its colours, e.g. {', '.join(common)}."
             )
     return [Region(phrase, nearest == i) for i, phrase in enumerate(phrases.values())]
+
+
+def cover(masks: Tensor, side: int) -> Tensor:
+    """How much of each cell of side x side pixels a mask covers: `[R, H, W]` -> `[R, H/s, W/s]`.
+
+    Cells are means, so it does not matter whether the way from pixels to tokens goes by latents.
+    Taught in notebook 06.
+    """
+    return torch.nn.functional.avg_pool2d(masks, side)
 
 
 def negatives(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -30,7 +31,7 @@ from densenb.charts import (
     read_heatmap,
     read_quadrants,
 )
-from densenb.layout import TOKEN_PIXELS, Layout
+from densenb.layout import LATENT_PIXELS, TOKEN_PIXELS, Layout, cover
 from densenb.pictures import (
     PALETTE,
     centre,
@@ -43,10 +44,10 @@ from densenb.pictures import (
 )
 
 __all__ = [
-    "PALETTE", "attention_strip", "before_after", "block_step_heatmap", "curves", "name_regions",
-    "overlay", "phrase_overlay", "quadrants", "read_curves", "read_heatmap", "read_phrases",
-    "read_quadrants", "read_strip", "region_colour", "share_inside", "sheet", "show",
-    "side_by_side", "to_image", "token_grid",
+    "PALETTE", "attention_strip", "before_after", "block_step_heatmap", "curves", "mask_grids",
+    "name_regions", "overlay", "phrase_overlay", "quadrants", "read_curves", "read_heatmap",
+    "read_phrases", "read_quadrants", "read_strip", "region_colour", "share_inside", "sheet",
+    "show", "side_by_side", "to_image", "token_grid",
 ]  # fmt: skip
 
 
@@ -111,4 +112,32 @@ def token_grid(layout: Layout, rows: int, columns: int) -> Figure:
     name_regions(right, layout, tokens)
     right.set_title(f"{rows} x {columns} image tokens", fontsize=10)
     figure.suptitle(layout.text, fontsize=10, wrap=True)
+    return figure
+
+
+def mask_grids(layout: Layout, height: int, width: int) -> Figure:
+    """The regions on their way to the model, on pixels, latents and image tokens.
+
+    Latents are as deep in colour as the region covers them; tokens are in or out. Outlines are the
+    pixels'. height, width: of the picture, multiples of `TOKEN_PIXELS`.
+    """
+    pixels = layout.pixel_masks(height, width)
+    tokens = layout.token_masks(height // TOKEN_PIXELS, width // TOKEN_PIXELS).float()
+    steps = {1: pixels, LATENT_PIXELS: cover(pixels, LATENT_PIXELS), TOKEN_PIXELS: tokens}
+    figure = Figure(figsize=(8, 0.3 + 2.6 * height / width), layout="constrained")
+    for axis, (side, masks), name in zip(
+        figure.subplots(1, 3), steps.items(), ("pixels", "latents", "image tokens"), strict=True
+    ):
+        canvas = torch.full((3, *masks.shape[-2:]), 0.94)
+        for index, mask in enumerate(masks):
+            colour = torch.tensor(to_rgb(region_colour(index)))[:, None, None]
+            canvas = torch.lerp(canvas, colour.expand_as(canvas), 0.75 * mask)
+        axis.imshow(canvas.permute(1, 2, 0), extent=(0, width, height, 0), interpolation="nearest")
+        for index, mask in enumerate(pixels):
+            axis.contour(mask, [0.5], colors=[region_colour(index)], linewidths=1)
+        if side > 1:
+            axis.vlines(range(side, width, side), 0, height, color="white", linewidth=0.3)
+            axis.hlines(range(side, height, side), 0, width, color="white", linewidth=0.3)
+        axis.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
+        axis.set_title(f"{masks.shape[1]} x {masks.shape[2]} {name}", fontsize=9)
     return figure

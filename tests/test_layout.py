@@ -17,6 +17,7 @@ from densenb.layout import (
     Layout,
     Region,
     box,
+    cover,
     ellipse,
     find_phrase,
     mask_from_array,
@@ -177,6 +178,17 @@ def test_token_masks_on_a_grid_that_is_not_square():
     masks = layout.token_masks(2, 4)
     assert masks.dtype == torch.bool and masks.shape == (2, 2, 4)
     assert masks.int().tolist() == [[[1, 1, 0, 0], [1, 1, 0, 0]], [[0, 0, 0, 0], [0, 1, 1, 1]]]
+
+
+def test_cover_is_the_same_by_way_of_latents():
+    layout = layout_of(ellipse(0.4, 0.55, 0.31, 0.23), box(0.03, 0.1, 0.97, 0.12))
+    pixels = layout.pixel_masks(96, 160)
+    tokens = cover(pixels, 16)
+    assert tokens.shape == (2, 6, 10)
+    torch.testing.assert_close(cover(cover(pixels, 8), 2), tokens)
+    torch.testing.assert_close(tokens.mean(dim=(1, 2)), pixels.mean(dim=(1, 2)))
+    with pytest.warns(UserWarning, match='"thing number b" covers half of none'):
+        assert layout.token_masks(6, 10)[0].equal(tokens[0] >= 0.5)
 
 
 def test_a_token_is_in_when_half_of_it_is():

@@ -231,6 +231,21 @@ def test_side_by_side_keeps_tokens_square_and_titles_apart():
     assert sorted(colours) == [(400, (255, 0, 0)), (1200, (0, 0, 0))]
 
 
+def test_mask_grids_show_pixels_then_latents_then_tokens():
+    half_a_latent = dnb.box(0.5, 0, 0.5 + 4 / 64, 1)  # 4 of 8 pixels, 4 of 16
+    layout = dnb.Layout("a blue cat", [dnb.Region("a blue cat", half_a_latent)])
+    with pytest.warns(UserWarning, match="covers best"):
+        figure = plots.mask_grids(layout, 32, 64)
+    drawn(figure)
+    shown = [axis.images[0].get_array() for axis in figure.axes]
+    assert [part.shape[:2] for part in shown] == [(32, 64), (4, 8), (2, 4)]
+    depth = [0.94 - part[..., 2].min() for part in shown]  # of the colour, whose blue is the least
+    assert depth[0] == pytest.approx(depth[2], abs=1e-4)
+    assert depth[1] == pytest.approx(depth[0] / 2, abs=1e-4)
+    assert [axis.get_xlim() for axis in figure.axes] == [(0, 64)] * 3  # one scale for all
+    assert [axis.get_title() for axis in figure.axes][1] == "4 x 8 latents"
+
+
 def test_labels_stand_in_the_middle_of_their_regions():
     masks = torch.zeros(1, 100, 200)
     masks[0, 20:40, 100:180] = 1
