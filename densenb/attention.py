@@ -24,9 +24,9 @@ from torch import Tensor
 from densenb.fused import fused_attention
 from densenb.layout import Layout, negatives
 from densenb.modulation import DenseConfig, Plan, Rule, Step
-from densenb.passes import Owners, check_owners, read_pass, row_owners
+from densenb.passes import ARGUMENTS, Owners, check_owners, read_pass, row_owners
 from densenb.pipelines import call_inputs
-from densenb.plans import Plans
+from densenb.plans import Plans, find_step
 
 MANY_TOKENS = 1024  # from here on, one layer's explicit scores are tens of MB, and slow on a CPU
 PROCESSOR_NAME = re.compile(r"transformer_blocks\.(\d+)\.(attn2?)\.processor")
@@ -231,6 +231,11 @@ class Dense:
         grid = (height // scale, width // scale)
         length = pipe.tokenizer_max_length + self.inputs["max_sequence_length"]
         self._plans.plan(range(self._steered), grid, length)
+        if overrides(rule, "after_step"):
+            factor = pipe.vae_scale_factor
+            masks = [each.pixel_masks(height // factor, width // factor) for each in layouts]
+            self._inside = torch.stack([(each >= 0.5).any(dim=0, keepdim=True) for each in masks])
+            self.inputs["callback_on_step_end"] = self._after_step
         self.backend = chosen_backend(rule, grid[0] * grid[1] + length, pipe.transformer.device)
 
     @contextmanager
@@ -288,7 +293,7 @@ class Dense:
             )
 
     # ------------------------------------------------------------------------------ every pass
-    def _before_pass(self, transformer: Any, args: tuple, kwargs: dict) -> None:
+    def _before_pass(self, transformer: Any, args: tuple, kwargs: dict) -> tuple | None:
         reading = read_pass(self.pipe, args, kwargs)
         owners = row_owners(
             self.pipe, reading, len(self.layouts), self._owners, "dense", self.negatives
@@ -309,6 +314,20 @@ class Dense:
         for name, ours in self._ours.items():
             if rows and block_number(name) not in (reading.skipped or ()):
                 ours.expected += self.rule.active(reading.step, joint=".attn." in name)
+        if not rows or not overrides(self.rule, "edit_text"):
+            return None
+        given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
+        text = given["encoder_hidden_states"].clone()
+        text[self.now.rows] = self.rule.edit_text(text[self.now.rows], plan, reading.step)
+        return args[len(ARGUMENTS) :], given | {"encoder_hidden_states": text}
+
+    def _after_step(self, pipe: Any, index: int, timestep: Tensor, state: dict) -> dict:
+        """What diffusers calls after each step of a rule that edits latents."""
+        latents = state["latents"]
+        inside = self._inside.repeat_interleave(len(latents) // len(self._inside), dim=0)
+        step, noise = find_step(timestep, pipe.scheduler), torch.Generator().manual_seed(index)
+        edited = self.rule.after_step(latents, inside.to(latents.device), step, noise)
+        return {**state, "latents": edited}
 
 
 @contextmanager
@@ -386,6 +405,11 @@ def chosen_backend(rule: Rule, tokens: int, device: torch.device) -> str:
     if rule.backend == "auto":
         return "fused" if device.type == "cuda" or tokens > MANY_TOKENS else "explicit"
     return rule.backend
+
+
+def overrides(rule: Rule, method: str) -> bool:
+    """Whether a rule has its own version of a method that `Rule` leaves empty."""
+    return getattr(type(rule), method) is not getattr(Rule, method)
 
 
 def taken(rows: list[int], device: torch.device) -> slice | Tensor | None:

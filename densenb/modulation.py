@@ -209,6 +209,20 @@ class Rule:
         """Attention weights from scores, both `[B, H, N, N]` in float32, for the plan's rows."""
         raise NotImplementedError
 
+    def edit_text(self, text: Tensor, plan: Plan, step: Step) -> Tensor:
+        """The text tokens, `[B, L, C]`, that the plan's rows take into a pass: as they are."""
+        return text
+
+    def after_step(
+        self, latents: Tensor, inside: Tensor, step: Step, generator: torch.Generator
+    ) -> Tensor:
+        """The latents, `[B, C, h, w]`, from which to go on after a step: as they are.
+
+        inside: bool `[B, 1, h, w]`, in any region. generator: on the CPU, seeded by the step, so
+        that no picture depends on its batch.
+        """
+        return latents
+
 
 @dataclass(frozen=True, kw_only=True)
 class DenseConfig(Rule):

@@ -296,14 +296,16 @@ def generate(
         sampling = dense_attention(pipe, layout, config, **call_kwargs)
     noise = generators(seeds)
     with sampling as given:
-        inputs = given if config is None else given.inputs
+        inputs = dict(given if config is None else given.inputs)
+        edit = inputs.pop("callback_on_step_end", None)  # of a rule that edits latents
         total = inputs["num_inference_steps"]
         if total < 1:
             raise ValueError(f"steps is {total}, but has to be at least 1.")
         done, every = count(1), len(noise) * total
         with tqdm(total=every, desc="sampling", unit="step", disable=bool(progress)) as bar:
 
-            def after_step(_: Any, index: int, __: Any, state: dict[str, Any]) -> dict[str, Any]:
+            def after_step(_: Any, index: int, time: Any, state: dict[str, Any]) -> dict[str, Any]:
+                state = state if edit is None else edit(pipe, index, time, state)
                 _check_finite(state["latents"], f"the latents of step {index + 1} of {total}")
                 bar.update()
                 if progress is not None:
