@@ -294,18 +294,22 @@ def aggregate(scores: ObjectScores) -> dict[str, float]:
     return {name: 100 * values.nanmean().item() for name, values in means.items()}
 
 
-def token_grid_ceiling(masks: Tensor, rows: int = 16, cols: int = 16) -> Tensor:
+def token_grid_ceiling(
+    masks: Tensor, rows: int = 16, cols: int = 16, boxes: bool = False
+) -> Tensor:
     """IoU that a perfect follower of the token grid would score: [..., H, W] -> [...].
 
     Each mask is rounded to the grid (at least half of the token; the best-covered token when none
-    is) and compared, on the scoring grid, with itself. NaN for an empty mask.
+    is) and compared, on the scoring grid, with itself: by their bounding boxes if `boxes`. NaN for
+    an empty mask.
     """
     fine = to_grid(masks)
     share = F.adaptive_avg_pool2d(fine.reshape(-1, 1, GRID, GRID).float(), (rows, cols))
     best = share.amax((-2, -1), keepdim=True)
     tokens = (share >= 0.5 - 1e-6) | ((best < 0.5 - 1e-6) & (share == best))
     rounded = F.interpolate(tokens.float(), size=(GRID, GRID), mode="nearest").bool()
-    return _where(fine.any(-1).any(-1), iou(rounded.reshape(fine.shape), fine))
+    score = box_iou if boxes else iou
+    return _where(fine.any(-1).any(-1), score(rounded.reshape(fine.shape), fine))
 
 
 def bounding_box(masks: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
 """Suites: scenes of the synthetic world with layouts, renders, masks and noise to measure on.
 
-A suite turns a count and a seed into scenes; the layout of a scene asks for the exact silhouettes
-of its objects. `tune` is for choosing settings, `test` for reporting them: they share neither
-scenes nor noise.
+A suite turns a count and a seed into scenes of one kind (`KINDS`). `tune` is for choosing settings,
+`test` for reporting them: they share neither scenes nor noise.
 """
 
 from __future__ import annotations
@@ -11,43 +10,122 @@ import dataclasses
 import difflib
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from densenb.layout import Layout, Region
-from densenb.tiny import captions
-from densenb.tiny.world import Scenes, World, sample_scenes
+from densenb.masks import Mask, box, ellipse, mask_from_array
+from densenb.metrics import bounding_box
+from densenb.tiny import arrangements, captions
+from densenb.tiny.world import Scenes, shared_world, visible
 
 SIDE = 256  # pixels: what the oracle reads
 RENDER_BATCH = 32
-SEED_SPACING = 100_000  # room for as many scenes before those of the next seed
 REFERENCE_SEED = 1_000_000  # added to a suite's seed for the renders that quality compares with
+DAB, BRUSH = 8, 16  # pixels between the dabs of a brush, and its radius
 
 
-def one_two_three(split: str) -> Callable[[int, int], Scenes]:
-    """Scenes of 1, 2 and 3 coloured objects in turn, from one split of the world.
+# ------------------------------------------------------------------------------ shapes to ask for
+def box_around(mask: Tensor) -> Mask:
+    """The tight box of a mask [H, W] bool, not empty."""
+    height, width = mask.shape
+    x0, y0, x1, y1 = bounding_box(mask).tolist()
+    return box(x0 / width, y0 / height, x1 / width, y1 / height)
 
-    A scene has a seed of its own: a longer suite begins with the scenes of a shorter one.
+
+def ellipse_around(mask: Tensor) -> Mask:
+    """The ellipse in the place and the proportions of the tight box that holds all of a mask."""
+    height, width = mask.shape
+    x0, y0, x1, y1 = bounding_box(mask).tolist()
+    cx, cy, rx, ry = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2
+    y, x = (mask.nonzero().double() + 0.5).unbind(1)
+    grown = (((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2).max().sqrt().item() + 1e-6
+    return ellipse(cx / width, cy / height, grown * rx / width, grown * ry / height)
+
+
+def brush_over(mask: Tensor) -> Mask:
+    """A mask [H, W] bool as somebody would paint over it with a thick round brush.
+
+    Dabs on a lattice, one wherever the object is near: its outline is lost, all of it is covered.
     """
-
-    def sample(count: int, seed: int) -> Scenes:
-        scenes = []
-        for index in range(count):
-            objects = 1 + index % 3
-            numbers = {"min_objects": objects, "max_objects": objects}
-            own = seed * SEED_SPACING + index
-            scenes.append(sample_scenes(1, split, own, **numbers, coloured=1.0))
-        return _join(scenes)
-
-    return sample
+    height, width = mask.shape
+    touched = F.max_pool2d(mask[None].float(), DAB, ceil_mode=True)[0]
+    dabs = (touched.nonzero() + 0.5) * DAB
+    y = torch.arange(height)[:, None] + 0.5
+    x = torch.arange(width)[None, :] + 0.5
+    distance = torch.hypot(y - dabs[:, :1, None], x - dabs[:, 1:, None])
+    return mask_from_array((distance <= BRUSH).any(0))
 
 
-SUITES: dict[str, Callable[[int, int], Scenes]] = {
-    "test": one_two_three("test"),
-    "tune": one_two_three("tune"),
-}
-"""Name -> (count, seed) -> scenes. `tune` is for choosing settings, `test` for reporting them."""
+# ------------------------------------------------------------------------------------- the suites
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a suite asks for: which scenes, in which words, by which masks."""
+
+    about: str
+    sample: arrangements.Sampler
+    caption: Callable[[Scenes, int], captions.Caption] = captions.plain
+    shape: Callable[[Tensor], Mask] = mask_from_array
+    """From an object's pixels [H, W] bool to the mask that is asked for; the same, by default."""
+    whole: bool = False
+    """Masks hold what other objects hide too, so that they overlap."""
+    scenes: int = 64
+    seeds: int = 2
+    """How many scenes, and noise seeds of each, a reported number should rest on."""
+
+    @property
+    def outlines(self) -> bool:
+        """Masks are silhouettes. Others are not to be filled: box IoU counts, not mIoU."""
+        return self.shape is mask_from_array
+
+
+def kinds(split: str) -> dict[str, Kind]:
+    """The suites of one split of the world by name; the plain name of the split is its first."""
+    mixed = arrangements.in_turn(split, (1, 2, 3))
+    main = {"scenes": 256, "seeds": 4}
+    several = {
+        "one-two": Kind("one and two objects in turn", arrangements.in_turn(split, (1, 2)), **main),
+        "three": Kind(
+            "three objects that overlap little", arrangements.uncrowded(split, (3,)), **main
+        ),
+        "four": Kind(
+            "four objects that overlap little", arrangements.uncrowded(split, (4,)), **main
+        ),
+        "same-noun": Kind("one noun twice, in two colours", arrangements.same_noun(split)),
+        "same-colour": Kind("two nouns in one colour", arrangements.same_colour(split)),
+        "tiny": Kind(
+            "one to three objects that cover 3 to 10 % of the picture each",
+            arrangements.tiny(split),
+        ),
+        "overlapping": Kind(
+            "two objects, one in front of the other; masks hold what is hidden too, and the caption"
+            " does not say which is in front: see the ground truth for what a picture can score",
+            arrangements.overlapping(split),
+            whole=True,
+        ),
+        "boxes": Kind("a tight box for each object", mixed, shape=box_around),
+        "ellipses": Kind("an ellipse around each object", mixed, shape=ellipse_around),
+        "brush": Kind("a blob painted over each object", mixed, shape=brush_over),
+        "swapped-colours": Kind(
+            "pairs of scenes that differ by whose colour is whose: who goes by what is likely"
+            " is wrong in one of them",
+            arrangements.swapped_colours(split),
+        ),
+        "contradiction": Kind(
+            "the caption puts every object on the side where its mask is not; masks must win",
+            arrangements.on_sides(split),
+            caption=captions.contradicting,
+        ),
+    }
+    first = Kind("one, two and three objects in turn", mixed, **main)
+    return {split: first} | {f"{split}-{name}": kind for name, kind in several.items()}
+
+
+SUITES: dict[str, Kind] = kinds("test") | kinds("tune")
+"""Name -> what it asks for. `tune` is for choosing settings, `test` for reporting them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,22 +136,38 @@ class Suite:
     seed: int
     scenes: Scenes
     layouts: list[Layout]
-    """One a scene: its caption, and a region with the exact silhouette for each object."""
-    images: Tensor
-    """[S, 3, H, W] uint8, the renders."""
+    """One a scene: its caption, and a region for each object."""
     masks: Tensor
-    """[S, N, H, W] bool, the visible pixels of each object slot."""
-    references: Tensor
-    """[R, 3, H, W] uint8, renders of other scenes of the same kind, for the quality guard."""
+    """[S, N, H, W] bool, the pixels that are asked of each object slot: those of its region."""
     outlines: bool = True
-    """Masks are the objects' silhouettes; if not, they are not to be filled: box IoU counts."""
+    """Masks are silhouettes; if not, they are not to be filled: box IoU counts, not mIoU."""
+    device: str = "cpu"
+    """Where to render."""
 
     def __len__(self) -> int:
         return len(self.layouts)
 
+    @property
+    def headline(self) -> str:
+        """The score to rank by, a key of `metrics.aggregate`."""
+        return "mIoU" if self.outlines else "box_iou"
+
+    @cached_property
+    def images(self) -> Tensor:
+        """[S, 3, H, W] uint8, the renders; drawn when first asked for."""
+        return _pictures(self.scenes, self.device)
+
+    @cached_property
+    def references(self) -> Tensor:
+        """[S, 3, H, W] uint8, renders of other scenes of the same kind, for the quality guard."""
+        others = SUITES[self.name].sample(len(self), self.seed + REFERENCE_SEED)
+        return _pictures(others, self.device)
+
 
 def build_suite(name: str, scenes: int, seed: int = 0, device: str = "cpu") -> Suite:
-    """Draw and render a suite; the same arguments always give the same suite.
+    """Draw a suite; the same arguments always give the same suite.
+
+    Pictures are rendered when they are first asked for, some tens of them a second on a CPU.
 
     Args:
         name: a key of `SUITES`.
@@ -84,33 +178,43 @@ def build_suite(name: str, scenes: int, seed: int = 0, device: str = "cpu") -> S
     Raises:
         ValueError: for an unknown suite (with near names), no scenes or a negative seed.
     """
-    sample = SUITES[known(name, SUITES, "suite")]
+    kind = SUITES[known(name, SUITES, "suite")]
     if scenes < 1:
         raise ValueError(f"scenes is {scenes}: ask for at least 1.")
     if seed < 0:
         raise ValueError(f"seed is {seed}: give a whole number from 0.")
-    world = World(device)
-    drawn = sample(scenes, seed)
-    images, masks = _render(world, drawn)
-    references, _ = _render(world, sample(scenes, seed + REFERENCE_SEED))
-    layouts = [_layout(drawn, masks[i], i) for i in range(scenes)]
-    return Suite(name, seed, drawn, layouts, images, masks, references)
+    drawn = kind.sample(scenes, seed)
+    masks = _silhouettes(drawn, device, kind.whole)
+    layouts = [_layout(kind, drawn, masks[index], index) for index in range(scenes)]
+    if not kind.outlines:
+        for mask, layout in zip(masks, layouts, strict=True):
+            mask[: len(layout.regions)] = layout.pixel_masks(SIDE, SIDE) >= 0.5
+    return Suite(name, seed, drawn, layouts, masks, kind.outlines, device)
 
 
-def _render(world: World, scenes: Scenes) -> tuple[Tensor, Tensor]:
+def _silhouettes(scenes: Scenes, device: str, whole: bool) -> Tensor:
     parts = []
-    for start in range(0, len(scenes), RENDER_BATCH):
-        rendered = world.render(scenes[start : start + RENDER_BATCH], SIDE, SIDE)
-        parts.append(((rendered.images * 255).round().byte().cpu(), rendered.masks.cpu()))
-    images, masks = zip(*parts, strict=True)
-    return torch.cat(images), torch.cat(masks)
+    for batch in _batches(scenes):
+        outlines = shared_world(device).silhouettes(batch, SIDE, SIDE)
+        parts.append((outlines if whole else visible(outlines)).cpu())
+    return torch.cat(parts)
 
 
-def _layout(scenes: Scenes, masks: Tensor, index: int) -> Layout:
-    caption = captions.plain(scenes, index)
+def _pictures(scenes: Scenes, device: str) -> Tensor:
+    rendered = (shared_world(device).render(batch, SIDE, SIDE) for batch in _batches(scenes))
+    return torch.cat([(part.images * 255).round().byte().cpu() for part in rendered])
+
+
+def _batches(scenes: Scenes) -> Iterable[Scenes]:
+    return (scenes[i : i + RENDER_BATCH] for i in range(0, len(scenes), RENDER_BATCH))
+
+
+def _layout(kind: Kind, scenes: Scenes, masks: Tensor, index: int) -> Layout:
+    caption = kind.caption(scenes, index)
     shown = masks[scenes.noun[index] >= 0]
     regions = [
-        Region(phrase, mask.float()) for phrase, mask in zip(caption.phrases, shown, strict=True)
+        Region(phrase, kind.shape(mask))
+        for phrase, mask in zip(caption.phrases, shown, strict=True)
     ]
     return Layout(caption.text, regions)
 
@@ -131,13 +235,6 @@ def shuffled(suite: Suite) -> list[Layout]:
             ]
             layouts[here] = dataclasses.replace(layout, regions=regions)
     return layouts
-
-
-def _join(parts: Sequence[Scenes]) -> Scenes:
-    names = [field.name for field in dataclasses.fields(parts[0])]
-    return type(parts[0])(
-        **{name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    )
 
 
 def known(name: str, names: Iterable[str], what: str) -> str:

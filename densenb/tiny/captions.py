@@ -75,8 +75,23 @@ def plain(scenes: Scenes, i: int) -> Caption:
         for slot, noun in enumerate(scenes.noun[i].tolist())
         if noun >= 0
     ]
-    place = BACKGROUNDS[BACKGROUND_NAMES[int(scenes.background[i])]][0]
-    return Caption(f"{enumerate_words(phrases)} {place}", tuple(phrases))
+    return Caption(f"{enumerate_words(phrases)} {_place(scenes, i)}", tuple(phrases))
+
+
+def contradicting(scenes: Scenes, i: int) -> Caption:
+    """As `plain`, but it says of every object that it is on the side where it is not.
+
+    'a blue cat on the left in a meadow', of one that is on the right. For objects that are clearly
+    on a side (see `_where`); the phrases are without the position.
+    """
+    phrases = plain(scenes, i).phrases
+    centres = scenes.centre[i][scenes.noun[i] >= 0].tolist()
+    placed = [f"{phrase} {_where(1 - x, y)}" for phrase, (x, y) in zip(phrases, centres)]
+    return Caption(f"{enumerate_words(placed)} {_place(scenes, i)}", phrases)
+
+
+def _place(scenes: Scenes, i: int) -> str:
+    return BACKGROUNDS[BACKGROUND_NAMES[int(scenes.background[i])]][0]
 
 
 def _where(x: float, y: float) -> str | None:

@@ -257,12 +257,16 @@ class World:
         rgb, alpha, luminance = smooth[:, :3], smooth[:, 3:4], smooth[:, 4:5]
         return rgb + (tint(luminance, petals) - rgb) * alpha
 
+    def _artwork(self, scenes: Scenes, slot: int, pixels: Tensor, planes=slice(None)) -> Tensor:
+        """Sprites of one slot, of a size in pixels [B] each: some of RGB, alpha and luminance."""
+        noun = scenes.noun[:, slot].clamp_min(0).to(self.device)
+        small = (pixels < sprites.TILE / 2)[:, None, None, None]
+        return torch.where(small, self._blurred[noun, planes], self._art[noun, planes])
+
     def _paint(self, scenes: Scenes, slot: int, pixels: Tensor) -> Tensor:
         """Tinted, premultiplied sprites of one slot at tile size, `[B, 5, h, w]`: RGB, alpha, and
         the height within the sprite (-1 at its top, 1 at its foot)."""
-        noun = scenes.noun[:, slot].clamp_min(0).to(self.device)
-        small = (pixels < sprites.TILE / 2)[:, None, None, None]
-        art = torch.where(small, self._blurred[noun], self._art[noun])
+        art = self._artwork(scenes, slot, pixels)
         first = scenes.colour[:, slot].to(self.device)
         second = scenes.colour2[:, slot].to(self.device)
         second = torch.where(second < 0, first, second)
@@ -275,6 +279,22 @@ class World:
         rgb = rgb + (tint(luminance, colour) - rgb) * painted
         return torch.cat([rgb * alpha, alpha, down.expand_as(alpha)], 1)
 
+    def _put(self, scenes: Scenes, slot: int, tiles: Tensor, height: int, width: int) -> Tensor:
+        """Tiles of one slot `[B, C, h, w]` in their places in the pictures `[B, C, H, W]`."""
+        aspect = torch.tensor([width, height], device=self.device) / min(height, width)
+        noun, centre, size, angle, flip = (
+            getattr(scenes, name)[:, slot].to(self.device)
+            for name in ("noun", "centre", "size", "angle", "flip")
+        )
+        # from output coordinates in [-1, 1] to sprite coordinates: turn, mirror, scale
+        cos, sin, mirror = angle.cos() / size, angle.sin() / size, 1 - 2 * flip.float()
+        rows = [torch.stack([cos * mirror, sin * mirror], 1), torch.stack([-sin, cos], 1)]
+        turn = torch.stack(rows, 1) * aspect
+        theta = torch.cat([turn, -turn @ (2 * centre - 1)[:, :, None]], 2)
+        grid = F.affine_grid(theta, (len(scenes), 1, height, width), align_corners=False)
+        there = (noun >= 0)[:, None, None, None]
+        return F.grid_sample(tiles, grid, align_corners=False) * there
+
     @torch.no_grad()
     def render(self, scenes: Scenes, height: int = 256, width: int = 256) -> Rendered:
         """Draw a batch of scenes, in painting order, at any size in pixels."""
@@ -283,23 +303,13 @@ class World:
         masks = torch.zeros(batch, MAX_OBJECTS, height, width, dtype=torch.bool, device=self.device)
         nouns = torch.zeros(batch, height, width, dtype=torch.long, device=self.device)
         colours = torch.zeros_like(nouns)
-        shorter = min(height, width)
-        aspect = torch.tensor([width, height], device=self.device) / shorter
         for slot in range(MAX_OBJECTS):
-            noun, first, second, centre, size, angle, flip = (
+            noun, first, second, size = (
                 getattr(scenes, name)[:, slot].to(self.device)
-                for name in ("noun", "colour", "colour2", "centre", "size", "angle", "flip")
+                for name in ("noun", "colour", "colour2", "size")
             )
-            # from output coordinates in [-1, 1] to sprite coordinates: turn, mirror, scale
-            cos, sin, mirror = angle.cos() / size, angle.sin() / size, 1 - 2 * flip.float()
-            rows = [torch.stack([cos * mirror, sin * mirror], 1), torch.stack([-sin, cos], 1)]
-            turn = torch.stack(rows, 1) * aspect
-            theta = torch.cat([turn, -turn @ (2 * centre - 1)[:, :, None]], 2)
-            grid = F.affine_grid(theta, (batch, 5, height, width), align_corners=False)
-            layer = (
-                F.grid_sample(self._paint(scenes, slot, size * shorter), grid, align_corners=False)
-                * (noun >= 0)[:, None, None, None]
-            )
+            painted = self._paint(scenes, slot, size * min(height, width))
+            layer = self._put(scenes, slot, painted, height, width)
             rgb, alpha, down = layer.split([3, 1, 1], 1)
             images = images * (1 - alpha) + rgb
             solid = alpha[:, 0] > 0.5
@@ -310,3 +320,28 @@ class World:
             nouns = torch.where(solid, noun[:, None, None] + 1, nouns)
             colours = torch.where(solid, colour + 2, colours)  # natural is -1: label 1
         return Rendered(images.clamp(0, 1), masks, nouns, colours)
+
+    @torch.no_grad()
+    def silhouettes(self, scenes: Scenes, height: int = 256, width: int = 256) -> Tensor:
+        """The whole outline of each object, what others hide of it too: `[B, 4, H, W]` bool.
+
+        Far cheaper than pictures: nothing is painted.
+        """
+        alphas = []
+        for slot in range(MAX_OBJECTS):
+            pixels = scenes.size[:, slot].to(self.device) * min(height, width)
+            alpha = self._artwork(scenes, slot, pixels, slice(3, 4))
+            alphas.append(self._put(scenes, slot, alpha, height, width))
+        return torch.cat(alphas, 1) > 0.5
+
+
+def visible(silhouettes: Tensor) -> Tensor:
+    """What is seen of silhouettes `[B, N, H, W]` in painting order: the masks of `World.render`."""
+    in_front = silhouettes.flip(1).cumsum(1).flip(1) - silhouettes.long()
+    return silhouettes & (in_front == 0)
+
+
+@functools.cache
+def shared_world(device: str = "cpu") -> World:
+    """One renderer for each device, kept because its backgrounds take seconds to draw."""
+    return World(device)
