@@ -105,9 +105,10 @@ class Group:
     blocks: tuple[Block, ...]
 
 
-# Cached because all layers of a pass ask for the same; plans and configurations are immutable.
+# Cached because all layers of a pass ask for the same, and so does the next picture: there is room
+# for every step of two plans. Plans and configurations are immutable.
 @torch.compiler.disable
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)
 def _groups(plan: Plan, config: DenseConfig, step: Step) -> tuple[Group, ...]:
     """What to do with the batch at this step: its layouts with the strengths of all queries."""
     weight = query_weight(plan, config, step)

@@ -83,7 +83,7 @@ def _range_kernel(
 
 
 def row_range(
-    query: Tensor, key: Tensor, tile: tuple[int, int] = (128, 64), warps: int = 8, stages: int = 3
+    query: Tensor, key: Tensor, tile: tuple[int, int] = (128, 64), warps: int = 4, stages: int = 3
 ) -> tuple[Tensor, Tensor]:
     """See `ranges.row_range`. tile: queries and keys that a program holds at a time."""
     query, key = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key))

@@ -241,7 +241,7 @@ class DenseConfig(Rule):
         to the background, so that only the regions' pixels turn away from them.
     overlap_area: "union" or "sum", see `area_weight`.
     backend: "explicit" computes every score, "fused" the same without keeping them, and "auto"
-        chooses: fused on a GPU and for long sequences.
+        chooses: fused for long sequences, from 512 x 512 pixels on.
     """
 
     image_text: float = 1.0

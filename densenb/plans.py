@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from densenb.layout import Layout
 from densenb.modulation import Plan, Rule, Step
@@ -18,21 +19,40 @@ from densenb.tokens import text_regions
 SAME_TIMESTEP = 5.0  # of 1000: bfloat16 rounds a timestep by up to 2, samplers step further than 5
 
 
+_fetched = WeakTensorKeyDictionary()  # schedule -> its timesteps as numbers
+
+
 def find_step(timestep: Tensor, scheduler: Any) -> Step:
     """The step of a pass, by its timestep's position in the schedule; ValueError if it has none."""
-    values = timestep.detach().float().flatten().cpu()
-    if values.min() != values.max():
-        raise ValueError(
-            f"one pass has timesteps {values.tolist()}: its rows have to share one. Split it."
-        )
-    gaps = (scheduler.timesteps.float().cpu() - values[0]).abs()
-    index = int(gaps.argmin())
+    schedule, total = scheduler.timesteps, scheduler.config.num_train_timesteps
+    if schedule not in _fetched:
+        _fetched[schedule] = schedule.tolist()
+    known = _fetched[schedule]
+    place = place_in(schedule, timestep)
+    if place is not None:
+        return Step(place, len(known), known[place] / total)
+    values = timestep.detach().flatten().tolist()
+    if min(values) != max(values):
+        raise ValueError(f"one pass has timesteps {values}: its rows have to share one. Split it.")
+    gaps = [abs(other - values[0]) for other in known]
+    index = gaps.index(min(gaps))
     if gaps[index] > SAME_TIMESTEP:
         raise ValueError(
             f"timestep {values[0]:g} is none of the scheduler's {len(gaps)}: call "
             "pipe.scheduler.set_timesteps(steps) and take the timesteps from it."
         )
-    return Step(index, len(gaps), float(values[0]) / scheduler.config.num_train_timesteps)
+    return Step(index, len(known), values[0] / total)
+
+
+def place_in(schedule: Tensor, timestep: Tensor) -> int | None:
+    """Which element of the schedule `timestep` is a view of, as pipelines pass it; None if of none.
+
+    Nothing is read: to copy a number from a GPU is to wait until it has done all its work.
+    """
+    theirs, ours = (x.untyped_storage().data_ptr() for x in (schedule, timestep))
+    if theirs != ours or schedule.stride() != (1,) or any(timestep.stride()):
+        return None
+    return timestep.storage_offset() - schedule.storage_offset()
 
 
 def token_regions(
