@@ -23,6 +23,7 @@ from densenb.checks_scaling import (
     check_same_pixels,
     check_value_range,
 )
+from densenb.checks_segments import check_soft_masks, check_substitute, check_token_count
 from densenb.hand_in import report
 from densenb.layout import Layout
 from densenb.masks import Mask
@@ -31,7 +32,8 @@ __all__ = [
     "CheckFailed", "check_attends", "check_four_bits", "check_guidance", "check_layout_moved",
     "check_moved_scores", "check_own_share", "check_own_words_only", "check_phrase_map",
     "check_prediction", "check_push_only", "check_region_bias", "check_same_pixels",
-    "check_text_mass", "check_value_range", "report",
+    "check_soft_masks", "check_substitute", "check_text_mass", "check_token_count",
+    "check_value_range", "report",
 ]  # fmt: skip
 
 SIDE = 256  # pixels on which masks are compared
