@@ -192,7 +192,8 @@ function rgb(colour) {
 function render({ model, el }) {
   const size = { width: model.get("width"), height: model.get("height") };
   const zoom = SHARP / Math.max(size.width, size.height);
-  const state = { layers: [], past: [], future: [], chosen: 0, tool: "Brush", fresh: true, load: 0 };
+  const state = { regions: [], layers: [], past: [], future: [], chosen: 0, tool: "Brush" };
+  const loading = { turn: 0, anew: true };
   let gesture = null; // {pointer, from, at, mask}: what is being painted, until it is committed
   let cursor = null; // {x, y}, in picture pixels
   let middles = [];
@@ -236,7 +237,7 @@ function render({ model, el }) {
   function repaint() {
     const masks = state.layers.map((layer) => layer.mask);
     if (gesture) masks[state.chosen] = gesture.mask;
-    const colours = model.get("regions").map((region) => rgb(region.colour));
+    const colours = state.regions.map((region) => rgb(region.colour));
     middles = compose(paper, masks, colours, state.chosen, size);
     draw();
   }
@@ -247,7 +248,7 @@ function render({ model, el }) {
     pen.drawImage(paper.canvas, 0, 0, canvas.width, canvas.height);
     if (grid.checked) drawGrid(pen, zoom, size);
     middles.forEach((middle, i) => {
-      const text = `${i + 1} ${model.get("regions")[i].phrase}`;
+      const text = `${i + 1} ${state.regions[i].phrase}`;
       const short = text.length > 26 ? `${text.slice(0, 25)}…` : text;
       if (middle) drawLabel(pen, short, middle.x * zoom, middle.y * zoom, i === state.chosen);
     });
@@ -256,17 +257,20 @@ function render({ model, el }) {
   }
 
   function refresh() {
+    [...regionBar.children].forEach((node, i) => node.setAttribute("aria-pressed", i === state.chosen));
+    tools.forEach((node) => node.setAttribute("aria-pressed", node.textContent === state.tool));
+    undoButton.setAttribute("aria-disabled", !state.past.length); // `disabled` would lose the focus
+    redoButton.setAttribute("aria-disabled", !state.future.length);
+    repaint();
+  }
+
+  function listRegions() {
     regionBar.replaceChildren();
-    model.get("regions").forEach(({ phrase, colour }, i) => {
+    state.regions.forEach(({ phrase, colour }, i) => {
       const node = button(regionBar, "", `Region ${i + 1}: ${phrase}`, () => choose(i));
       element(node, "span", { className: "swatch" }).style.background = colour;
       node.append(`${i + 1} ${phrase}`);
-      node.setAttribute("aria-pressed", i === state.chosen);
     });
-    tools.forEach((node) => node.setAttribute("aria-pressed", node.textContent === state.tool));
-    undoButton.disabled = !state.past.length;
-    redoButton.disabled = !state.future.length;
-    repaint();
   }
 
   function choose(region) {
@@ -285,7 +289,6 @@ function render({ model, el }) {
   // ---- changes, and the way back
   const radius = () => brush.valueAsNumber / 2;
   const blank = () => new Uint8ClampedArray(size.width * size.height);
-  const texts = () => state.layers.map((layer) => layer.text);
 
   function commit(mask) {
     gesture = null;
@@ -314,29 +317,36 @@ function render({ model, el }) {
   function send() {
     line.textContent = "";
     refresh();
-    model.set("masks", texts());
+    model.set("masks", state.layers.map((layer) => layer.text));
     model.save_changes();
   }
 
   // From Python, or from another view of the same painter.
-  async function receive() {
-    const load = ++state.load;
-    const given = model.get("masks");
+  function receive() {
+    load().catch((error) => say(`The masks cannot be shown: ${error.message}`));
+  }
+
+  async function load() {
+    const turn = ++loading.turn;
     const known = Object.fromEntries(state.layers.map((layer) => [layer.text, layer]));
-    const layers = await Promise.all(given.map((text) => known[text] ?? layerOf(text, size)));
-    if (load !== state.load) return; // overtaken by a later one
-    if (state.fresh) {
-      Object.assign(state, { layers, past: [], future: [], fresh: false });
-      state.chosen = Math.min(state.chosen, layers.length - 1);
-    } else if (given.join() !== texts().join()) {
+    const layers = await Promise.all(
+      model.get("masks").map((text) => known[text] ?? layerOf(text, size)),
+    );
+    if (turn !== loading.turn) return; // overtaken by a later one
+    if (loading.anew) {
+      const chosen = Math.min(state.chosen, layers.length - 1);
+      Object.assign(state, { regions: model.get("regions"), layers, past: [], future: [], chosen });
+      loading.anew = false;
+      listRegions();
+    } else if (layers.some((layer, i) => layer.text !== state.layers[i].text)) {
       step(layers);
-    }
+    } else return; // what this very page sent
     gesture = null;
     refresh();
   }
 
-  function startAnew() {
-    state.fresh = true;
+  function loadAnew() {
+    loading.anew = true;
     receive();
   }
 
@@ -465,7 +475,7 @@ function render({ model, el }) {
     copyButton.textContent = "Copy";
   }
   const heard = {
-    "change:masks": receive, "change:loads": startAnew, "change:message": tell, "change:code": recode,
+    "change:masks": receive, "change:loads": loadAnew, "change:message": tell, "change:code": recode,
   };
   Object.entries(heard).forEach(([name, callback]) => model.on(name, callback));
   tell();
