@@ -1,0 +1,57 @@
+"""One Chromium and one JupyterLab for all browser tests.
+
+A missing browser is a visible skip; with CI=true or DENSENB_REQUIRE_BROWSER=1 it is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from lab import ARGUMENTS, Lab, Notebook, find_chromium
+
+REQUIRED = os.environ.get("CI") == "true" or os.environ.get("DENSENB_REQUIRE_BROWSER") == "1"
+MEND = "Debian, Ubuntu: apt install chromium; elsewhere: set CHROMIUM to the path of one."
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator:
+    """Headless Chromium: Playwright's `Browser`."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        _missing("Playwright is not installed: pip install playwright")
+    path = find_chromium()
+    if path is None:
+        _missing(f"no Chromium or Chrome was found. {MEND}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def _missing(what: str) -> None:
+    (pytest.fail if REQUIRED else pytest.skip)(f"browser tests need a browser: {what}")
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory, chromium) -> Iterator[Lab]:
+    """A real JupyterLab over a copy of the notebooks."""
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def open_notebook(lab, chromium) -> Iterator[Callable[[str], Notebook]]:
+    """`open_notebook(name)`: the notebook in a page of its own, closed after the test."""
+    opened: list[Notebook] = []
+
+    def open_one(name: str) -> Notebook:
+        opened.append(lab.open(chromium, name))
+        return opened[-1]
+
+    yield open_one
+    for notebook in opened:
+        notebook.close()
