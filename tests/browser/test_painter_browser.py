@@ -1,14 +1,13 @@
 """The painter's page in headless Chromium, with a real `Painter` behind it: each control, by hand.
 
 A few lines of page stand in for the notebook's front end, so every control is tried in a second;
-the painter in JupyterLab itself is in `test_lab.py`. Skipped without playwright or Chromium.
+the painter in JupyterLab itself is in `test_lab.py`.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,8 +17,6 @@ from PIL import Image
 
 import densenb as dnb
 from densenb.painter import Painter
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 LAYOUT = dnb.Layout(
     "a blue cat and an orange umbrella in a rose garden",
@@ -63,18 +60,6 @@ const settled = async () => {
 };
 Object.assign(window, { update, close, heard, settled });
 </script>"""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-    if path is None:
-        pytest.skip("Chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield browser
-        browser.close()
 
 
 class Hand:
