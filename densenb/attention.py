@@ -22,11 +22,12 @@ from diffusers.models.attention_processor import JointAttnProcessor2_0
 from torch import Tensor
 
 from densenb.fused import fused_attention
-from densenb.layout import Layout, negatives
+from densenb.layout import Layout
 from densenb.modulation import DenseConfig, Plan, Rule, Step
 from densenb.passes import ARGUMENTS, Owners, check_owners, read_pass, row_owners
-from densenb.pipelines import call_inputs
+from densenb.pipelines import call_inputs, negative_layouts
 from densenb.plans import Plans, find_step
+from densenb.tokens import encode
 
 MANY_TOKENS = 1024  # from here on, one layer's explicit scores are tens of MB, and slow on a CPU
 PROCESSOR_NAME = re.compile(r"transformer_blocks\.(\d+)\.(attn2?)\.processor")
@@ -183,7 +184,7 @@ class Dense:
         layouts: Sequence[Layout],
         rule: Rule,
         inputs: dict,
-        against: Sequence[Layout | str] = (),
+        negatives: Sequence[Layout | None] = (),
     ) -> None:
         self.pipe = pipe
         self.layouts = layouts
@@ -192,11 +193,10 @@ class Dense:
         self.now: Pass | None = None
         self._owners: Owners | None = None
         number = count(len(layouts))
-        given = [each if isinstance(each, Layout) else None for each in against]
-        self.negatives = tuple(None if each is None else next(number) for each in given)
-        steered = [*layouts, *(each for each in given if each is not None)]
-        self._steered = len(steered)
-        self._plans = Plans(pipe, steered, rule)
+        self.negatives = tuple(None if each is None else next(number) for each in negatives)
+        against = [each for each in negatives if each is not None]
+        self._steered = len(layouts) + len(against)
+        self._plans = Plans(pipe, [*layouts, *against], rule)
         self._passes = 0
 
         self._stock = stock_processors(pipe.transformer)
@@ -231,12 +231,20 @@ class Dense:
         grid = (height // scale, width // scale)
         length = pipe.tokenizer_max_length + self.inputs["max_sequence_length"]
         self._plans.plan(range(self._steered), grid, length)
+        if against:
+            self._negative_text = encode(
+                pipe,
+                against,
+                self.inputs["max_sequence_length"],
+                phrases_alone=True,
+                first_match_only=rule.phrase_match == "first",
+            )["prompt_embeds"]
         if overrides(rule, "after_step"):
             factor = pipe.vae_scale_factor
             masks = [each.pixel_masks(height // factor, width // factor) for each in layouts]
             self._inside = torch.stack([(each >= 0.5).any(dim=0, keepdim=True) for each in masks])
             self.inputs["callback_on_step_end"] = self._after_step
-        self.backend = chosen_backend(rule, grid[0] * grid[1] + length, pipe.transformer.device)
+        self.backend = chosen_backend(rule, grid[0] * grid[1] + length)
 
     @contextmanager
     def rows(self, owners: Sequence[int | None]) -> Iterator[None]:
@@ -314,11 +322,19 @@ class Dense:
         for name, ours in self._ours.items():
             if rows and block_number(name) not in (reading.skipped or ()):
                 ours.expected += self.rule.active(reading.step, joint=".attn." in name)
-        if not rows or not overrides(self.rule, "edit_text"):
+        active = self.rule.active(reading.step, joint=True)
+        against = [i for i, row in enumerate(rows) if active and owners[row] >= len(self.layouts)]
+        edits = bool(rows) and overrides(self.rule, "edit_text")
+        if not against and not edits:
             return None
         given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
         text = given["encoder_hidden_states"].clone()
-        text[self.now.rows] = self.rule.edit_text(text[self.now.rows], plan, reading.step)
+        for i in against:
+            words = (plan.member[i, plan.image :, :-1] > 0).any(dim=-1)
+            told = self._negative_text[owners[rows[i]] - len(self.layouts)].to(text)
+            text[rows[i], words] = told[words]
+        if edits:
+            text[self.now.rows] = self.rule.edit_text(text[self.now.rows], plan, reading.step)
         return args[len(ARGUMENTS) :], given | {"encoder_hidden_states": text}
 
     def _after_step(self, pipe: Any, index: int, timestep: Tensor, state: dict) -> dict:
@@ -359,8 +375,7 @@ def dense_attention(
     if not layouts or not all(isinstance(each, Layout) for each in layouts):
         raise ValueError(f"layout is {layout!r}, but has to be a Layout or a list of them.")
     inputs = call_inputs(pipe, layout, config, **call_kwargs)
-    against = negatives(layouts, call_kwargs.get("negative_prompt"))
-    dense = Dense(pipe, layouts, config, inputs, against)
+    dense = Dense(pipe, layouts, config, inputs, negative_layouts(layouts, inputs))
     try:
         dense.install()
         yield dense
@@ -398,12 +413,16 @@ def stock_processors(transformer: Any) -> dict[str, JointAttnProcessor2_0]:
     return processors
 
 
-def chosen_backend(rule: Rule, tokens: int, device: torch.device) -> str:
-    """The backend of a rule; "auto" becomes "fused" on a GPU and where scores would be large."""
+def chosen_backend(rule: Rule, tokens: int) -> str:
+    """The backend of a rule; "auto" becomes "fused" where scores would be large.
+
+    Short sequences are faster with their scores, on a GPU too: fewer kernels, and all layouts of a
+    batch at once.
+    """
     if not isinstance(rule, DenseConfig):
         return "explicit"  # other rules are defined by their scores
     if rule.backend == "auto":
-        return "fused" if device.type == "cuda" or tokens > MANY_TOKENS else "explicit"
+        return "fused" if tokens > MANY_TOKENS else "explicit"
     return rule.backend
 
 

@@ -137,7 +137,8 @@ class Layout:
 
         Its text is the negative `prompt` (for the whole picture) and then every region's negative,
         set off by commas. Regions without one belong to its background. None when no region has
-        one. Taught in notebook 06.
+        one. While a rule is active, the negatives' words, encoded alone, take their places in the
+        negative rows' text; the pooled text is the negative prompt's. Taught in notebook 06.
         """
         regions = [
             Region(region.negative, region.mask, region.strength)
@@ -253,22 +254,6 @@ def cover(masks: Tensor, side: int) -> Tensor:
     Taught in notebook 06.
     """
     return torch.nn.functional.avg_pool2d(masks, side)
-
-
-def negatives(
-    layouts: Sequence[Layout], prompt: str | Sequence[str] | None = None
-) -> list[Layout | str]:
-    """What the negative rows of each layout are told: its negative layout, else a plain text.
-
-    `prompt` is the negative prompt, one for all or one each. ValueError when their number differs.
-    """
-    prompts = [prompt or ""] * len(layouts) if isinstance(prompt, str | None) else list(prompt)
-    if len(prompts) != len(layouts):
-        raise ValueError(
-            f"there are {len(prompts)} negative prompts for {len(layouts)} layouts: give one, or as"
-            " many."
-        )
-    return [each.negative(text) or text for each, text in zip(layouts, prompts, strict=True)]
 
 
 def find_phrase(text: str, phrase: str) -> list[tuple[int, int]]:

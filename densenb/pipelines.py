@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from densenb.access import cache_folder, fetch, is_cached
 from densenb.configs import REPOSITORIES, saved_sizes, sizes
 from densenb.frugal import FrugalPipeline
-from densenb.layout import Layout, negatives
+from densenb.layout import Layout
 from densenb.loading import dtype_argument, load_planned, quiet_loading
 from densenb.memory import Plan, choose, here
 from densenb.modulation import DenseConfig, Rule
@@ -33,12 +33,6 @@ from densenb.tokens import encode
 MINIATURE = Path(__file__).parent / "tiny" / "assets" / "model"
 PLANNED_GB = 2.0  # models with more weights are loaded by a memory plan
 TEXT_ARGUMENTS = ("prompt", "prompt_2", "prompt_3", "prompt_embeds", "pooled_prompt_embeds")
-NEGATIVE_ARGUMENTS = (
-    "negative_prompt_2",
-    "negative_prompt_3",
-    "negative_prompt_embeds",
-    "negative_pooled_prompt_embeds",
-)
 
 
 @dataclass(frozen=True)
@@ -212,9 +206,8 @@ def call_inputs(
     """The arguments for `pipe(**inputs)`: the layout's text, the tier's values, then `call_kwargs`.
 
     One layout gives one prompt, a list of layouts a list. A rule with `encode_phrases_alone` or
-    `pooled="phrases"` gives embeddings instead. Negative phrases of regions come after the
-    `negative_prompt` of `call_kwargs`, with a warning when there is no guidance. Raises ValueError
-    for `call_kwargs` that would exchange a text in which phrases are to be found.
+    `pooled="phrases"` gives embeddings instead. Raises ValueError for `call_kwargs` that would
+    exchange the text.
     """
     for name in TEXT_ARGUMENTS:
         if name in call_kwargs:
@@ -230,28 +223,10 @@ def call_inputs(
         "guidance_scale": this.guidance,
         "max_sequence_length": this.t5_length,
     } | call_kwargs
-    single = isinstance(layout, Layout)
-    layouts = [layout] if single else list(layout)
-    told = None  # to the negative rows, where regions have a say in it
-    if any(each.negative() for each in layouts):
-        for name in NEGATIVE_ARGUMENTS:
-            if name in inputs:
-                raise ValueError(
-                    f"{name} would exchange the text in which the regions' negative phrases are "
-                    "found: use negative_prompt, which they follow."
-                )
-        if inputs["guidance_scale"] <= 1:
-            warnings.warn(
-                f"guidance_scale is {inputs['guidance_scale']:g}: without guidance (above 1) the "
-                "regions' negative phrases have no effect.",
-                stacklevel=3,
-            )
-        told = negatives(layouts, inputs.pop("negative_prompt", None))
+    layouts = [layout] if isinstance(layout, Layout) else list(layout)
     if rule is None or not (rule.encode_phrases_alone or rule.pooled == "phrases"):
-        texts = {"prompt": [each.text for each in layouts]}
-        if told is not None:
-            texts["negative_prompt"] = [t if isinstance(t, str) else t.text for t in told]
-        return {name: many[0] if single else many for name, many in texts.items()} | inputs
+        texts = [each.text for each in layouts]
+        return {"prompt": texts[0] if isinstance(layout, Layout) else texts} | inputs
     embeddings = encode(
         pipe,
         layouts,
@@ -259,11 +234,41 @@ def call_inputs(
         phrases_alone=rule.encode_phrases_alone,
         first_match_only=rule.phrase_match == "first",
         pooled=rule.pooled,
-        negatives=told,
     )
     if "negative_prompt" in inputs:  # the caller's own: the pipeline encodes it
         del embeddings["negative_prompt_embeds"], embeddings["negative_pooled_prompt_embeds"]
     return embeddings | inputs
+
+
+def negative_layouts(layouts: Sequence[Layout], inputs: dict) -> list[Layout | None]:
+    """What the negative rows of each layout follow, for the pipeline's `inputs`; None: nothing.
+
+    Their phrases come after the `negative_prompt`. ValueError for other negative texts, whose
+    words they could fall on; a warning without guidance, where there are no negative rows.
+    """
+    prompt = inputs.get("negative_prompt") or ""
+    prompts = [prompt] * len(layouts) if isinstance(prompt, str) else list(prompt)
+    if len(prompts) != len(layouts):
+        raise ValueError(
+            f"there are {len(prompts)} negative prompts for {len(layouts)} layouts: give one, or as"
+            " many."
+        )
+    negatives = [each.negative(text) for each, text in zip(layouts, prompts, strict=True)]
+    if not any(negatives):
+        return negatives
+    for name in ("negative_prompt_2", "negative_prompt_3"):
+        if inputs.get(name) is not None:
+            raise ValueError(
+                f"{name} may have other words where those of the regions' negatives go: use "
+                "negative_prompt, which they follow."
+            )
+    if inputs["guidance_scale"] <= 1:
+        warnings.warn(
+            f"guidance_scale is {inputs['guidance_scale']:g}: without guidance (above 1) the "
+            "regions' negatives have no effect.",
+            stacklevel=5,
+        )
+    return negatives
 
 
 def generate(

@@ -112,43 +112,39 @@ def encode(
     phrases_alone: bool = False,
     first_match_only: bool = False,
     pooled: str = "caption",
-    negatives: Sequence[Layout | str] | None = None,
 ) -> dict[str, Tensor]:
     """The text inputs of `pipe(...)` for a batch of layouts, each distinct text encoded once.
 
-    Returns `prompt_embeds [B, L, D]`, `pooled_prompt_embeds [B, P]` and their negatives: of
-    `negatives`, one layout or plain text for each row, or else of the empty text. With
-    `phrases_alone` the tokens of a phrase are replaced by those of the phrase encoded by itself
-    (`substitute`), in both encoders: words of one region then know nothing of the others. `pooled`
-    is the pooled text: the caption's, or the mean of the "phrases", the background's included.
+    Returns `prompt_embeds [B, L, D]`, `pooled_prompt_embeds [B, P]` and their negatives, of the
+    empty text. With `phrases_alone` the tokens of a phrase are replaced by those of the phrase
+    encoded by itself (`substitute`), in both encoders: words of one region then know nothing of the
+    others. `pooled` is the pooled text: the "caption"'s, or the mean of the "phrases", the
+    background's included.
     """
     layouts = [layouts] if isinstance(layouts, Layout) else list(layouts)
     if not isinstance(pipe, FrugalPipeline) and None in (pipe.text_encoder, pipe.text_encoder_2):
         raise ValueError("pipe has no CLIP text encoders: encode before you free them.")
-    told = [*layouts, *([""] * len(layouts) if negatives is None else negatives)]
-    captions = [each if isinstance(each, str) else each.text for each in told]
+    needed = phrases_alone or pooled == "phrases"
     phrases = [
-        layout_spans(pipe, each, t5_length, first_match_only)
-        if isinstance(each, Layout) and (phrases_alone or pooled == "phrases")
-        else []
-        for each in told
+        layout_spans(pipe, layout, t5_length, first_match_only) if needed else []
+        for layout in layouts
     ]
     alone = [phrase for pairs in phrases for phrase, _ in pairs]
-    texts = list(dict.fromkeys([*captions, *alone]))
+    texts = list(dict.fromkeys([*(layout.text for layout in layouts), "", *alone]))
     tokens, _, pools, _ = pipe.encode_prompt(
         prompt=texts,
         prompt_2=None,
         prompt_3=None,
-        do_classifier_free_guidance=False,  # what the negative rows are told is among `texts`
+        do_classifier_free_guidance=False,  # the empty text is one of `texts`
         max_sequence_length=t5_length,
     )
     row = {text: i for i, text in enumerate(texts)}
     clip_length = pipe.tokenizer_max_length
     parts = {"clip": slice(0, clip_length), "t5": slice(clip_length, None)}
-    embeds = tokens[[row[text] for text in captions]]  # a copy
-    pooled_embeds = pools[[row[text] for text in captions]]
+    rows, empty = [row[layout.text] for layout in layouts], [row[""]] * len(layouts)
+    embeds, pooled_embeds = tokens[rows], pools[rows]  # copies
     for number, pairs in enumerate(phrases):
-        if pairs and pooled == "phrases":
+        if pooled == "phrases":
             pooled_embeds[number] = pools[[row[phrase] for phrase, _ in pairs]].mean(dim=0)
         for phrase, spans in pairs if phrases_alone else []:
             source = find_spans(pipe, phrase, phrase, t5_length)
@@ -164,12 +160,11 @@ def encode(
                 embeds[number, part] = substitute(
                     embeds[number, part], tokens[row[phrase], part], to, from_
                 )
-    count = len(layouts)
     return {
-        "prompt_embeds": embeds[:count],
-        "pooled_prompt_embeds": pooled_embeds[:count],
-        "negative_prompt_embeds": embeds[count:],
-        "negative_pooled_prompt_embeds": pooled_embeds[count:],
+        "prompt_embeds": embeds,
+        "pooled_prompt_embeds": pooled_embeds,
+        "negative_prompt_embeds": tokens[empty],
+        "negative_pooled_prompt_embeds": pools[empty],
     }
 
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_attention import ALL, NOTHING, SMALL, Spy, close, noise, sample
+from test_attention import ALL, NOTHING, SMALL, Spy, close, noise, sample, stock
 from tiny_random import CLIP_LENGTH
 
 from densenb.attention import dense_attention
-from densenb.layout import Layout, Region, box, negatives
+from densenb.layout import Layout, Region, box
 from densenb.modulation import DenseConfig
-from densenb.pipelines import call_inputs, generate
+from densenb.pipelines import call_inputs, generate, negative_layouts
 from densenb.preview import preview
 from densenb.recorder import record_attention
 from densenb.tokens import encode, find_spans
@@ -53,12 +53,16 @@ def test_equal_negatives_have_words_of_their_own(random_pipe):
 
 
 def test_one_negative_prompt_for_all_or_one_each():
-    told = negatives([BOTH, PLAIN], "fog")
-    assert told[0].text == "fog, a dog, red roses" and told[1] == "fog"
-    assert negatives([PLAIN, PLAIN], ["fog", "sand"]) == ["fog", "sand"]
-    assert negatives([PLAIN]) == [""]
+    inputs = {"guidance_scale": 4.0, "negative_prompt": "fog"}
+    both, plain = negative_layouts([BOTH, PLAIN], inputs)
+    assert both.text == "fog, a dog, red roses" and plain is None
+    inputs["negative_prompt"] = ["fog", "sand"]
+    assert [each.text for each in negative_layouts([BOTH, CAT_ONLY], inputs)] == [
+        "fog, a dog, red roses",
+        "sand, a dog",
+    ]
     with pytest.raises(ValueError, match="2 negative prompts for 1 layouts"):
-        negatives([PLAIN], ["fog", "sand"])
+        negative_layouts([PLAIN], inputs)
 
 
 def test_json_keeps_negatives_and_says_nothing_of_what_is_not_there(tmp_path):
@@ -82,70 +86,73 @@ def test_bad_negatives_are_refused_by_name(negative, error, message):
 
 
 # ------------------------------------------------------------------------- what the model is told
-def test_without_negatives_the_call_is_as_it_was(random_pipe):
-    inputs = call_inputs(random_pipe, PLAIN, DenseConfig())
-    assert not any(name.startswith("negative") for name in inputs)
-    given = call_inputs(random_pipe, PLAIN, DenseConfig(), negative_prompt="fog")
-    assert given["negative_prompt"] == "fog"
+def test_the_call_is_as_it_was(random_pipe):
+    for layout in (PLAIN, BOTH):
+        inputs = call_inputs(random_pipe, layout, DenseConfig(), negative_prompt="fog")
+        assert inputs["prompt"] == CAPTION and inputs["negative_prompt"] == "fog"
     with dense_attention(random_pipe, [PLAIN, ONE], ALL, **SMALL) as dense:
         assert dense.negatives == (None, None)
-        pipe_inputs = {**dense.inputs, "num_inference_steps": 1, "output_type": "latent"}
-        random_pipe(**pipe_inputs, latents=noise(2))
+        random_pipe(**dense.inputs, latents=noise(2), output_type="latent")
 
 
-def test_the_text_goes_to_the_negative_prompt(random_pipe):
-    for rule in (DenseConfig(), None):
-        inputs = call_inputs(random_pipe, BOTH, rule, negative_prompt="fog")
-        assert inputs["prompt"] == CAPTION
-        assert inputs["negative_prompt"] == "fog, a dog, red roses"
-    many = call_inputs(random_pipe, [BOTH, ONE], DenseConfig(), negative_prompt="fog")
-    assert many["negative_prompt"] == ["fog, a dog, red roses", "fog"]
+@pytest.mark.parametrize("config", [NOTHING, DenseConfig(window=0)])
+def test_nothing_to_do_is_bit_identical_to_stock(random_pipe, config):
+    assert torch.equal(sample(random_pipe, BOTH, config), stock(random_pipe, PLAIN))
 
 
-def test_strength_zero_is_stock_with_the_same_texts(random_pipe):
-    inputs = call_inputs(random_pipe, BOTH, None, **SMALL)
-    stock = random_pipe(**inputs, latents=noise(1), output_type="latent").images
-    assert torch.equal(sample(random_pipe, BOTH, NOTHING), stock)
-    assert not torch.equal(sample(random_pipe, PLAIN, NOTHING), stock)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "negative_prompt_2",
-        "negative_prompt_3",
-        "negative_prompt_embeds",
-        "negative_pooled_prompt_embeds",
-    ],
-)
-def test_another_negative_text_is_refused(random_pipe, name):
-    with pytest.raises(ValueError, match=f"{name} would exchange"):
-        call_inputs(random_pipe, BOTH, DenseConfig(), **{name: "fog"})
-    call_inputs(random_pipe, PLAIN, DenseConfig(), **{name: "fog"})
+@pytest.mark.parametrize("name", ["negative_prompt_2", "negative_prompt_3"])
+def test_other_negative_texts_are_refused(random_pipe, name):
+    sizes = {"guidance_scale": 4.0, name: "fog"}
+    assert negative_layouts([PLAIN], sizes) == [None]
+    with pytest.raises(ValueError, match=f"{name} may have other words"):
+        negative_layouts([BOTH], sizes)
 
 
 def test_no_guidance_no_effect_and_a_warning(random_pipe):
-    with pytest.warns(UserWarning, match="negative phrases have no effect"):
+    with pytest.warns(UserWarning, match="negatives have no effect"):
         found = sample(random_pipe, BOTH, ALL, guidance_scale=1.0)
     assert torch.equal(found, sample(random_pipe, PLAIN, ALL, guidance_scale=1.0))
 
 
-def test_phrases_alone_holds_for_negatives_too(random_pipe):
-    told = negatives([BOTH, ONE], "fog")
-    inputs = encode(random_pipe, [BOTH, ONE], 44, phrases_alone=True, negatives=told)
-    plain = encode(random_pipe, [BOTH, ONE], 44, negatives=told)
-    alone = encode(random_pipe, ONE, 44, negatives=["a dog"])["negative_prompt_embeds"][0]
-    spans = find_spans(random_pipe, told[0].text, "a dog", 44)
-    mine, whole = (each["negative_prompt_embeds"][0] for each in (inputs, plain))
-    for start, span, first in ((0, spans.clip, 1), (CLIP_LENGTH, spans.t5, 0)):
-        there = slice(start + first, start + first + len(span))
-        torch.testing.assert_close(mine[[start + i for i in span]], alone[there])
-    untouched = [i for i in range(len(mine)) if torch.equal(mine[i], whole[i])]
-    words = sum(len(find_spans(random_pipe, told[0].text, p, 44).clip) for p in told[0].phrases)
-    words += sum(len(find_spans(random_pipe, told[0].text, p, 44).t5) for p in told[0].phrases)
-    assert len(untouched) == len(mine) - words
-    fog = encode(random_pipe, ONE, 44, negatives=["fog"])["negative_prompt_embeds"][0]
-    torch.testing.assert_close(inputs["negative_prompt_embeds"][1], fog)
+def seen_texts(pipe, layout, config, **call_kwargs):
+    """The text that the transformer is given in each pass, `[rows, L, D]`, and the pooled text."""
+    texts = []
+
+    def hook(module, args, kwargs):
+        texts.append((kwargs["encoder_hidden_states"], kwargs["pooled_projections"]))
+
+    with dense_attention(pipe, layout, config, **SMALL | call_kwargs) as dense:
+        handle = pipe.transformer.register_forward_pre_hook(hook, with_kwargs=True)
+        try:
+            latents = noise(len(dense.negatives))
+            pipe(**dense.inputs, latents=latents, output_type="latent")
+        finally:
+            handle.remove()
+    return texts
+
+
+@pytest.mark.parametrize("config", [replace(ALL, window=0.5), replace(ALL, image_text=0.1)])
+def test_words_are_put_in_encoded_alone_while_the_rule_is_active(random_pipe, config):
+    found = seen_texts(random_pipe, [BOTH, ONE], config, negative_prompt=["fog", "fog"])
+    plain = seen_texts(random_pipe, [PLAIN, ONE], config, negative_prompt=["fog", "fog"])
+    negative = BOTH.negative("fog")
+    for step, ((text, pooled), (before, same_pooled)) in enumerate(zip(found, plain, strict=True)):
+        assert torch.equal(pooled, same_pooled) and torch.equal(text[1:], before[1:])
+        if step >= config.window * 4:
+            assert torch.equal(text, before)
+            continue
+        expected = before[0].clone()
+        for phrase in negative.phrases:
+            alone = encode(random_pipe, Layout(phrase, [Region(phrase, LEFT)]), 44)
+            spans, source = (
+                find_spans(random_pipe, text, phrase, 44) for text in (negative.text, phrase)
+            )
+            for start, name in ((0, "clip"), (CLIP_LENGTH, "t5")):
+                to = [start + i for i in getattr(spans, name)]
+                from_ = [start + i for i in getattr(source, name)]
+                expected[to] = alone["prompt_embeds"][0, from_]
+        torch.testing.assert_close(text[0], expected, atol=1e-5, rtol=1e-5)
+        assert not torch.equal(text[0], before[0])
 
 
 # --------------------------------------------------------------------- what the negative rows see
@@ -193,7 +200,7 @@ def test_several_pictures_are_as_each_alone(random_pipe):
 
 def test_masks_and_words_of_negatives_matter(random_pipe):
     found = sample(random_pipe, BOTH, ALL)
-    assert not close(found, sample(random_pipe, PLAIN, ALL, negative_prompt="a dog, red roses"))
+    assert not close(found, sample(random_pipe, PLAIN, ALL))
     assert not close(found, sample(random_pipe, layout_of("red roses", "a dog"), ALL))
 
 

@@ -325,17 +325,6 @@ def test_pooled_text_is_the_captions_or_the_mean_of_the_phrases(random_pipe):
         torch.testing.assert_close(inputs[name], plain[name], atol=1e-5, rtol=1e-5)
 
 
-def test_pooled_text_of_negative_rows_is_that_of_their_phrases(random_pipe):
-    negative = layout_of("no a red squid", "a red squid")
-    inputs = encode(
-        random_pipe, [negative] * 2, T5_LENGTH, pooled="phrases", negatives=[negative, "no"]
-    )
-    for row, text in enumerate(("a red squid", "no")):
-        expected = stock(random_pipe, text)["pooled_prompt_embeds"][0]
-        found = inputs["negative_pooled_prompt_embeds"][row]
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
 def test_a_rule_chooses_the_pooled_text(random_pipe):
     layout = layout_of("a cat and a dog", "a cat", "a dog")
     expected = encode(random_pipe, layout, T5_LENGTH, pooled="phrases")
