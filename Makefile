@@ -6,7 +6,8 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c "$(NEW_ENOUGH)" 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help setup demo test test-slow lab notebooks miniature states benchmarks
+.PHONY: help setup demo test test-slow test-colab screenshots lab notebooks miniature states \
+	benchmarks
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -36,10 +37,13 @@ $(READY): pyproject.toml constraints.txt
 demo: setup ## paint the same prompt without and with a layout
 	@$(VENV)/bin/densenb demo
 
-# nbval runs apart from the unit tests: it stalls beside other plugins. Both always run.
-test: setup ## unit tests, then every notebook against its stored outputs
+# nbval runs apart from the unit tests: it stalls beside other plugins; and so does the browser,
+# whose event loop is in the way of other tests. All three always run.
+test: setup ## unit tests, browser tests, then every notebook against its stored outputs
 	@echo "densenb: unit tests"; status=0; \
-	$(PY) -m pytest tests -m "not slow" || status=1; \
+	$(PY) -m pytest tests --ignore tests/browser -m "not slow" || status=1; \
+	echo "densenb: browser tests"; \
+	$(PY) -m pytest tests/browser -m "not slow" || status=1; \
 	echo "densenb: notebooks"; \
 	$(PY) -m pytest --nbval-lax --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 \
