@@ -25,7 +25,7 @@ ATTEMPT_SPACING = 2**40  # beyond the seeds of all scenes: fresh candidates when
 CANDIDATES = 64
 TINY = (0.03, 0.10)
 """Shares of the picture that a tiny object covers, at least and at most."""
-OVERLAPPING = (0.10, 0.40)
+OVERLAPPING = (0.08, 0.25)
 """Shares of the smaller of two overlapping silhouettes that both cover."""
 CROWDED = 0.25  # share of the smaller box that two boxes may share, where objects are many
 PIXELS = 64  # side on which candidates' silhouettes are compared
@@ -193,7 +193,7 @@ def _pairs(scenes: Scenes) -> Tensor:
 
 
 def _silhouettes(scenes: Scenes) -> Tensor:
-    return shared_world().silhouettes(scenes, PIXELS, PIXELS)
+    return shared_world("cpu").silhouettes(scenes, PIXELS, PIXELS)
 
 
 def _second_as_first(values: Tensor) -> Tensor:

@@ -342,6 +342,6 @@ def visible(silhouettes: Tensor) -> Tensor:
 
 
 @functools.cache
-def shared_world(device: str = "cpu") -> World:
+def shared_world(device: str) -> World:
     """One renderer for each device, kept because its backgrounds take seconds to draw."""
     return World(device)
