@@ -14,7 +14,7 @@ import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +245,19 @@ def regions_from_label_map(
                 f"no pixel of the label map is {colour}: use its colours, e.g. {', '.join(common)}."
             )
     return [Region(phrase, nearest == i) for i, phrase in enumerate(phrases.values())]
+
+
+def against_neighbours(layout: Layout) -> Layout:
+    """The layout whose regions have the phrases of the others, but for equal ones, as negatives.
+
+    Taught in notebook 06.
+    """
+    regions = []
+    for region in layout.regions:
+        others = [each.phrase for each in layout.regions]
+        others = [phrase for phrase in others if phrase.lower() != region.phrase.lower()]
+        regions.append(replace(region, negative=", ".join(others) or None))
+    return replace(layout, regions=regions)
 
 
 def cover(masks: Tensor, side: int) -> Tensor:

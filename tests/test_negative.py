@@ -11,7 +11,7 @@ from test_attention import ALL, NOTHING, SMALL, Spy, close, noise, sample, stock
 from tiny_random import CLIP_LENGTH
 
 from densenb.attention import dense_attention
-from densenb.layout import Layout, Region, box
+from densenb.layout import Layout, Region, against_neighbours, box
 from densenb.modulation import DenseConfig
 from densenb.pipelines import call_inputs, generate, negative_layouts
 from densenb.preview import preview
@@ -83,6 +83,14 @@ def test_json_keeps_negatives_and_says_nothing_of_what_is_not_there(tmp_path):
 def test_bad_negatives_are_refused_by_name(negative, error, message):
     with pytest.raises(error, match=message):
         Region("a cat", LEFT, negative=negative)
+
+
+def test_neighbours_may_be_the_negatives():
+    twins = [Region(phrase, LEFT) for phrase in ("a cat", "a dog", "A cat")]
+    layout = against_neighbours(Layout("a cat and a dog and a cat", twins))
+    assert [region.negative for region in layout.regions] == ["a dog", "a cat, A cat", "a dog"]
+    assert against_neighbours(BOTH).regions[0].negative == "an orange umbrella"
+    assert against_neighbours(ONE) == ONE
 
 
 # ------------------------------------------------------------------------- what the model is told
