@@ -14,6 +14,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from tqdm.auto import tqdm
 from densenb import metrics
 from densenb.attention import dense_attention
 from densenb.baselines import HardMask
-from densenb.layout import Layout
+from densenb.layout import Layout, against_neighbours
 from densenb.modulation import DenseConfig, Rule
 from densenb.pipelines import call_inputs, tier
 from densenb.stages import STAGES
@@ -38,13 +39,19 @@ METHODS: dict[str, Callable[[Any], Rule | None]] = {
     "transferred": lambda pipe: DenseConfig(),
     "published": lambda pipe: DenseConfig.published(),
     "tuned": DenseConfig.tuned,
+    "tuned-alone": lambda pipe: replace(DenseConfig.tuned(pipe), encode_phrases_alone=True),
+    "tuned-pooled": lambda pipe: replace(DenseConfig.tuned(pipe), pooled="phrases"),
+    "tuned-negatives": DenseConfig.tuned,
     "shuffled-masks": DenseConfig.tuned,
     "hard-mask": lambda pipe: HardMask(),
     "hard-mask-image": lambda pipe: HardMask(quadrants=HardMask.quadrants[:2]),
 } | {name: lambda pipe, config=config: config for name, config in STAGES.items()}
 """Name -> the rule for a pipeline; None is the stock pipeline. Add a method by adding a line."""
 
-LAYOUTS: dict[str, Callable[[Suite], list[Layout]]] = {"shuffled-masks": shuffled}
+LAYOUTS: dict[str, Callable[[Suite], list[Layout]]] = {
+    "shuffled-masks": shuffled,
+    "tuned-negatives": lambda suite: [against_neighbours(each) for each in suite.layouts],
+}
 """Methods that are given other layouts than the suite's, by which they are scored all the same."""
 
 GROUND_TRUTH = "ground-truth"
