@@ -33,6 +33,7 @@ from densenb.stages import STAGES
 from densenb.suites import Suite, known, noise, shuffled
 from densenb.tiny.oracle import load_oracle
 from densenb.tiny.world import COLOURS, NOUNS
+from densenb.transfer import RELAPSES, REPAIRS
 
 METHODS: dict[str, Callable[[Any], Rule | None]] = {
     "stock": lambda pipe: None,
@@ -46,6 +47,7 @@ METHODS: dict[str, Callable[[Any], Rule | None]] = {
     "hard-mask": lambda pipe: HardMask(),
     "hard-mask-image": lambda pipe: HardMask(quadrants=HardMask.quadrants[:2]),
 } | {name: lambda pipe, config=config: config for name, config in STAGES.items()}
+METHODS |= REPAIRS | RELAPSES
 """Name -> the rule for a pipeline; None is the stock pipeline. Add a method by adding a line."""
 
 LAYOUTS: dict[str, Callable[[Suite], list[Layout]]] = {
