@@ -12,7 +12,9 @@ no colour word (`colour`) or no second one (`colour2`). Scores are [B, N] with N
 not defined, so that every mean is a `nanmean` over the objects that it speaks of.
 
 When a noun appears twice in a scene, its pixels are shared out: a pixel inside the mask of one of
-the twins is that twin's, and any other pixel is the twin's whose mask centre is nearest.
+the twins is that twin's. Any other goes with the connected blob that it is part of: to the twin
+whose mask holds most of the blob, or whose mask centre is nearest when none holds any. So one cat
+between two masks counts once. Only a single cat that reaches into both masks counts for both.
 """
 
 from __future__ import annotations
@@ -98,13 +100,34 @@ def object_pixels(noun_map: Tensor, masks: Tensor, noun: Tensor) -> Tensor:
     """
     pixels = (noun_map[:, None] == noun[..., None, None] + 1) & (noun >= 0)[..., None, None]
     placed = (noun >= 0) & masks.any(-1).any(-1)
-    same = (noun[:, :, None] == noun[:, None, :]) & placed[:, None, :]
-    if (same.sum(-1) <= 1).all():
-        return pixels
-    distance = _distance_to_centre(masks) - 2.0 * masks  # a pixel in a mask is nearest to it
-    rival = torch.where(same[..., None, None], distance[:, None], torch.inf)  # [B, N, N, h, w]
-    slot = torch.arange(noun.shape[1], device=noun.device)[:, None, None]
-    return pixels & (rival.argmin(2) == slot)
+    for scene in range(len(noun)):
+        for repeated in noun[scene][placed[scene]].unique():
+            twins = (placed[scene] & (noun[scene] == repeated)).nonzero()[:, 0]
+            if len(twins) > 1:
+                pixels[scene, twins] = _shared_out(pixels[scene, twins[0]], masks[scene, twins])
+    return pixels
+
+
+def _shared_out(pixels: Tensor, masks: Tensor) -> Tensor:
+    """The pixels [h, w] of a noun as those of its twins, by their masks: [T, h, w] bool."""
+    distance = _distance_to_centre(masks)
+    owner = (distance - 2.0 * masks).argmin(0)  # a pixel in a mask is nearest to it
+    outside = ~masks.any(0)
+    for blob in connected(pixels):
+        votes = (blob & masks).sum((-2, -1))
+        nearest = distance[:, blob].mean(1).argmin()
+        owner[blob & outside] = votes.argmax() if votes.any() else nearest
+    return pixels & (owner == torch.arange(len(masks), device=masks.device)[:, None, None])
+
+
+def connected(pixels: Tensor) -> Tensor:
+    """The connected blobs of a bool mask [h, w], corners touching: [K, h, w] bool."""
+    labels = torch.arange(1, pixels.numel() + 1, device=pixels.device).view_as(pixels) * pixels
+    while True:  # the largest number of a blob spreads over it
+        spread = F.max_pool2d(labels[None].double(), 3, stride=1, padding=1)[0].long() * pixels
+        if spread.equal(labels):
+            return labels == labels[pixels].unique()[:, None, None]
+        labels = spread
 
 
 def _distance_to_centre(masks: Tensor) -> Tensor:

@@ -158,6 +158,56 @@ def test_twins_share_the_pixels_of_their_noun():
     assert values(score([(RIGHT, CAT, BLUE)], nouns=[CAT, CAT]).present) == [0, 1]
 
 
+def test_one_object_between_two_twins_counts_once():
+    between = (slice(20, 44), slice(24, 40))  # reaches a little into either mask
+    scores = score([(between, CAT, RED)], nouns=[CAT, CAT])
+    assert values(scores.present) == [1, 0]
+    aside = (slice(20, 44), slice(26, 36))
+    scores = score([(aside, CAT, RED)], nouns=[CAT, CAT])
+    assert values(scores.present) == [1, 0] and values(scores.in_mask) == [0.2, None]
+    beyond = (slice(50, 60), slice(22, 46))  # below, its middle nearer to the right mask
+    scores = score([(beyond, CAT, RED)], nouns=[CAT, CAT])
+    assert values(scores.present) == [0, 1] and values(scores.in_mask) == [None, 0]
+
+
+def test_a_twin_in_the_place_of_the_other_is_not_its_own():
+    scores = score([(RIGHT, CAT, RED)], nouns=[CAT, CAT])  # the red cat belongs on the left
+    assert values(scores.present) == [0, 1] and values(scores.iou) == [0, 1]
+    assert values(scores.colour_bound) == [None, 0]
+    assert values(scores.phrase_bound) == [0, 0]
+    swapped = score([(LEFT, CAT, BLUE), (RIGHT, CAT, RED)], nouns=[CAT, CAT])
+    assert values(swapped.iou) == [1, 1] and values(swapped.colour_bound) == [0, 0]
+    assert values(swapped.phrase_bound) == [0, 0]
+
+
+def test_blobs_are_connected_by_corners_and_split_by_gaps():
+    spiral = torch.zeros(9, 9, dtype=torch.bool)
+    spiral[0], spiral[:, 8], spiral[8], spiral[2:, 0], spiral[2, :7] = (True,) * 5
+    assert len(metrics.connected(spiral)) == 1
+    spiral[5, 4] = spiral[4, 5] = True  # touch by a corner, nothing else
+    blobs = metrics.connected(spiral)
+    assert len(blobs) == 2 and sorted(blobs.sum((1, 2)).tolist()) == [2, int(spiral.sum()) - 2]
+    assert len(metrics.connected(torch.zeros(4, 4, dtype=torch.bool))) == 0
+
+
+def test_a_phrase_wins_its_region_by_noun_and_colour():
+    assert values(score([(LEFT, CAT, RED), (RIGHT, DOG, BLUE)]).phrase_bound) == [1, 1]
+    assert values(score([(LEFT, DOG, BLUE), (RIGHT, CAT, RED)]).phrase_bound) == [0, 0]
+    assert values(score([(LEFT, CAT, TEAL)]).phrase_bound) == [0, 0]  # of a colour nobody asked for
+    assert values(score([(LEFT, CAT, TEAL)], colours=[-1, BLUE]).phrase_bound) == [1, 0]
+    half = (slice(16, 30), LEFT[1])
+    mostly_dog = score([(LEFT, DOG, BLUE), (half, CAT, RED), (RIGHT, DOG, BLUE)])
+    assert values(mostly_dog.phrase_bound) == [0, 1]
+
+
+def test_phrases_of_the_same_words_do_not_compete_and_seconds_count():
+    same = score([(LEFT, CAT, RED)], nouns=[CAT, CAT], colours=[RED, RED])
+    assert values(same.phrase_bound) == [1, 0]
+    one = {"nouns": [CAT, DOG], "seconds": [TEAL, -1]}
+    assert values(score([(LEFT, CAT, TEAL)], **one).phrase_bound) == [1, 0]
+    assert values(score([(LEFT, CAT, RED), (RIGHT, DOG, -1)], **one).phrase_bound) == [1, 0]
+
+
 def test_masks_on_another_grid_are_refused():
     with pytest.raises(ValueError, match="to_grid"):
         metrics.score_objects(
@@ -188,6 +238,13 @@ def test_token_grid_ceiling_of_known_masks():
     tiny = mask((slice(9, 10), slice(9, 10)))  # under half of any token: keeps its best one
     ceiling = metrics.token_grid_ceiling(torch.stack([aligned, shifted, tiny, mask()])[None])
     assert values(ceiling) == [1, round(15 / 17, 4), round(1 / 16, 4), None]
+
+
+def test_the_ceiling_of_boxes_compares_bounding_boxes():
+    ring = mask((slice(16, 48), slice(16, 48))) & ~mask((slice(18, 46), slice(18, 46)))
+    outline = metrics.token_grid_ceiling(ring[None, None])
+    assert outline < 0.6  # the line is half a token wide
+    assert metrics.token_grid_ceiling(ring[None, None], boxes=True) == 1
 
 
 @settings(max_examples=30, deadline=None)
