@@ -12,18 +12,24 @@ interface, `Judge`. Each fills in the scores that it can tell and leaves the oth
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from densenb import metrics
+from densenb import judge_models, metrics
 from densenb.suites import Suite
 from densenb.tiny.oracle import load_oracle
 from densenb.tiny.world import COLOURS, NOUNS
+
+SAME = 0.5  # IoU from which two boxes for one phrase show the same object
+MARGIN = 0.1  # around a region's crop, a share of its longer side
+CLIP_MEAN = (0.481, 0.458, 0.408)  # RGB, the mean of the pictures that CLIP learned from
 
 
 class Judge(Protocol):
@@ -43,8 +49,8 @@ class Judge(Protocol):
         Args:
             images: [B, 3, H, W] in [0, 1], on any device.
             phrases: one list a picture; its j-th phrase belongs to the j-th mask.
-            masks: [B, N, H, W] bool, on the pictures' pixels; rows beyond a picture's phrases, and
-                empty masks, have no score (NaN).
+            masks: [B, N, h, w] bool, of whole pictures on any grid; those beyond a picture's
+                phrases, and empty ones, have no score (NaN).
 
         Raises:
             ValueError: for a phrase that it cannot judge.
@@ -95,16 +101,15 @@ class OracleJudge:
 
 
 def score_suite(
-    judge: Judge, images: Tensor, suite: Suite, start: int = 0
+    judge: Judge, images: Tensor, suite: Suite, scenes: Sequence[int]
 ) -> tuple[metrics.ObjectScores, Tensor | None]:
-    """Scores and features of pictures [B, 3, H, W] in [0, 1] of a suite's scenes from `start` on.
+    """Scores and features of pictures [B, 3, H, W] in [0, 1] of B scenes of a suite.
 
     They are judged by the suite's own phrases and masks, whatever layouts they were drawn by. A
     suite whose masks are no outlines (boxes, ellipses, brush) has no silhouette IoU: NaN.
     """
-    rows = slice(start, start + len(images))
-    phrases = [[region.phrase for region in layout.regions] for layout in suite.layouts[rows]]
-    scores = judge.score(images, phrases, suite.masks[rows])
+    phrases = [[region.phrase for region in suite.layouts[scene].regions] for scene in scenes]
+    scores = judge.score(images, phrases, suite.masks[list(scenes)])
     if not suite.outlines:
         scores = replace(scores, iou=torch.full_like(scores.iou, torch.nan))
     return scores, judge.features(images)
@@ -130,70 +135,180 @@ def named_object(phrase: str) -> tuple[int, int, int]:
     return nouns[0], first, second
 
 
-# ------------------------------------------------------------------------------------ detectors
-@dataclass(frozen=True)
-class Boxes:
-    """What a detector found for one phrase in one picture, best first.
-
-    `box [K, 4]` x0, y0, x1, y1 in fractions of the picture; `score [K]` in [0, 1], falling.
-    """
-
-    box: Tensor
-    score: Tensor
-
-
 class DetectorJudge:
     """A zero-shot detector: the box that it finds for each phrase against the box of the mask.
 
-    present: 1 when its best box for the phrase scores at least `threshold`, else 0.
-    box_iou: IoU of that box with the mask's bounding box; 0 when not present.
+    present: 1 when it finds the phrase anywhere in the picture, else 0.
+    box_iou: IoU of its best box with the mask's bounding box; 0 when not present.
     in_mask: share of that box inside the mask's bounding box; NaN when not present. A detector
         sees boxes, so boxes are compared with boxes: no silhouette is ever held against it.
     The others are NaN: it sees no outlines, and colours only through the phrase as a whole.
 
     Regions of the same phrase in one picture take different boxes, in the order that fits their
-    masks best; boxes that overlap one already taken (IoU above 0.5) are the same object.
+    masks best; a box that overlaps a better one (IoU above 0.5) is the same object again.
 
     Args:
-        find: pictures [B, 3, H, W] in [0, 1] and one phrase for each -> `Boxes` for each.
+        detector: has `find(pictures [B, 3, H, W] in [0, 1], B phrases) -> B Boxes`, and `to`.
         name: for the rows.
-        threshold: least score of a detection.
     """
 
-    def __init__(
-        self,
-        find: Callable[[Tensor, Sequence[str]], list[Boxes]],
-        name: str = "detector",
-        threshold: float = 0.1,
-    ):
-        self.find, self.name, self.threshold = find, name, threshold
+    def __init__(self, detector: Any, name: str = "detector"):
+        self.detector, self.name = detector, name
+
+    def to(self, device: str) -> DetectorJudge:
+        self.detector.to(device)
+        return self
+
+    def score(
+        self, images: Tensor, phrases: Sequence[Sequence[str]], masks: Tensor
+    ) -> metrics.ObjectScores:
+        """See `Judge.score`."""
+        masks = masks.cpu()
+        asked = asked_slots(phrases, masks)
+        pairs = [(row, phrase) for row, slots in enumerate(asked) for phrase in slots]
+        found = self.detector.find(images[[row for row, _ in pairs]], [text for _, text in pairs])
+        scores = nothing_scored(masks)
+        height, width = masks.shape[-2:]
+        wanted = metrics.bounding_box(masks) / torch.tensor([width, height, width, height])
+        for (row, phrase), boxes in zip(pairs, found, strict=True):
+            slots = asked[row][phrase]
+            matched = _matched(distinct(boxes.box, len(slots)), wanted[row, slots])
+            for slot, box in zip(slots, matched, strict=True):
+                scores.present[row, slot] = float(box is not None)
+                scores.box_iou[row, slot] = 0.0
+                if box is not None:
+                    scores.box_iou[row, slot] = metrics.iou_of_boxes(box, wanted[row, slot])
+                    inside = metrics.shared_area(box, wanted[row, slot])
+                    scores.in_mask[row, slot] = inside / metrics.shared_area(box, box)
+        return scores
+
+    def features(self, images: Tensor) -> None:
+        """None: no quality guard."""
+
+
+def distinct(boxes: Tensor, count: int) -> Tensor:
+    """Of boxes [K, 4], best first, the first `count` that are not one another's repetition."""
+    kept: list[Tensor] = []
+    for box in boxes:
+        if len(kept) < count and all(metrics.iou_of_boxes(box, other) <= SAME for other in kept):
+            kept.append(box)
+    return torch.stack(kept) if kept else boxes[:0]
+
+
+def _matched(boxes: Tensor, wanted: Tensor) -> list[Tensor | None]:
+    """A box for each wanted one [T, 4], in the order of the largest total IoU; None: none left."""
+    slots = [*boxes, *[None] * (len(wanted) - len(boxes))]
+
+    def fit(order: Sequence[Tensor | None]) -> float:
+        return sum(
+            metrics.iou_of_boxes(box, place).item()
+            for box, place in zip(order, wanted, strict=True)
+            if box is not None
+        )
+
+    return list(max(itertools.permutations(slots), key=fit))
 
 
 class ClipJudge:
     """CLIP: which of the layout's phrases does the crop of each region look like most?
 
     phrase_bound: 1 when a region's own phrase wins over the other phrases of its layout, else 0;
-        NaN for a lone region, and for regions of the same phrase only.
-    The crop is a square around the mask's bounding box (clipped at the picture's edges), the
-    pixels outside of the mask kept: CLIP knows objects in their surroundings.
-
-    features: CLIP's image embeddings of whole pictures, of length 1, for the quality guard.
+        NaN where no other phrase competes. The other scores are NaN.
+    The crop is the mask's bounding box with a tenth of its size around it. What belongs to other
+        regions alone is painted over in CLIP's mean colour, so that a neighbour does not vote; the
+        background stays, for CLIP knows objects in their surroundings. Bars of the same colour
+        make it square.
+    features: embeddings of whole pictures, scaled so that the kernel of KID sees their cosines.
 
     Args:
-        clip: has `pictures([B, 3, H, W] in [0, 1]) -> [B, d]` and `texts([...]) -> [P, d]`.
+        clip: has `pictures([[3, H, W] in [0, 1], ...]) -> [B, d]` and `texts([...]) -> [P, d]`,
+            both of length 1, and `to`.
         name: for the rows.
     """
 
     def __init__(self, clip: Any, name: str = "clip"):
         self.clip, self.name = clip, name
 
+    def to(self, device: str) -> ClipJudge:
+        self.clip.to(device)
+        return self
 
-def load_judge(name: str = "oracle", device: str = "cpu") -> Judge:
+    def score(
+        self, images: Tensor, phrases: Sequence[Sequence[str]], masks: Tensor
+    ) -> metrics.ObjectScores:
+        """See `Judge.score`."""
+        scores = nothing_scored(masks)
+        asked = asked_slots(phrases, masks.cpu())
+        rivals = [(row, slots) for row, slots in enumerate(asked) if len(slots) > 1]
+        if not rivals:
+            return scores
+        images, fine = images.float().cpu(), _on_pixels(masks.cpu(), images.shape[-2:])
+        words = list(dict.fromkeys(phrase for _, slots in rivals for phrase in slots))
+        texts = dict(zip(words, self.clip.texts(words), strict=True))
+        places = [(row, slot) for row, slots in rivals for slot in sorted(sum(slots.values(), []))]
+        looks = self.clip.pictures([crop(images[row], fine[row], slot) for row, slot in places])
+        for (row, slot), look in zip(places, looks, strict=True):
+            own = phrases[row][slot]
+            others = [look @ texts[phrase] for phrase in asked[row] if phrase != own]
+            scores.phrase_bound[row, slot] = float(look @ texts[own] > max(others))
+        return scores
+
+    def features(self, images: Tensor) -> Tensor:
+        """CLIP's embeddings [B, d] of whole pictures, of length sqrt(d)."""
+        seen = self.clip.pictures(list(images))
+        return seen * seen.shape[-1] ** 0.5
+
+
+def crop(image: Tensor, masks: Tensor, slot: int) -> Tensor:
+    """What CLIP is shown of a region: [3, side, side], see `ClipJudge`.
+
+    Args:
+        image: [3, H, W] in [0, 1].
+        masks: [N, H, W] bool, all regions of the layout; `slot` is the one to show, not empty.
+    """
+    height, width = image.shape[-2:]
+    mean = torch.tensor(CLIP_MEAN)[:, None, None]
+    others = masks.any(0) & ~masks[slot]
+    image = torch.where(others, mean, image)
+    x0, y0, x1, y1 = metrics.bounding_box(masks[slot]).tolist()
+    margin = round(MARGIN * max(x1 - x0, y1 - y0))
+    x0, y0, x1, y1 = x0 - margin, y0 - margin, x1 + margin, y1 + margin
+    part = image[:, max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
+    rows, columns = part.shape[-2:]
+    side = max(rows, columns)
+    top, left = (side - rows) // 2, (side - columns) // 2
+    square = mean.expand(3, side, side).clone()
+    square[:, top : top + rows, left : left + columns] = part
+    return square
+
+
+def asked_slots(phrases: Sequence[Sequence[str]], masks: Tensor) -> list[dict[str, list[int]]]:
+    """For each picture, its phrases and the slots of their masks that are not empty."""
+    asked: list[dict[str, list[int]]] = []
+    for row, mask in zip(phrases, masks, strict=True):
+        slots: dict[str, list[int]] = {}
+        for slot, phrase in enumerate(row):
+            if mask[slot].any():
+                slots.setdefault(phrase, []).append(slot)
+        asked.append(slots)
+    return asked
+
+
+def nothing_scored(masks: Tensor) -> metrics.ObjectScores:
+    """Scores of regions [B, N, H, W] that nobody has judged yet: all NaN."""
+    fields = metrics.ObjectScores.__dataclass_fields__
+    return metrics.ObjectScores(*(torch.full(masks.shape[:2], torch.nan) for _ in fields))
+
+
+def load_judge(name: str = "oracle", device: str = "cpu", threshold: float | None = None) -> Judge:
     """A judge by name: "oracle", "detector:MODEL" or "clip:MODEL".
 
     MODEL is a repository of the Hugging Face Hub, or a folder, that holds a zero-shot detector such
     as google/owlv2-base-patch16-ensemble or IDEA-Research/grounding-dino-tiny, or a CLIP such as
     openai/clip-vit-base-patch32.
+
+    Args:
+        threshold: least score of a detection; by default that of the kind of detector.
 
     Raises:
         ValueError: for another name, or a model that is not there; it says how to get it.
@@ -201,4 +316,15 @@ def load_judge(name: str = "oracle", device: str = "cpu") -> Judge:
     kind, _, model = name.partition(":")
     if name == "oracle":
         return OracleJudge(device=device)
-    raise ValueError(f"judge is {name!r}: give oracle, detector:MODEL or clip:MODEL.")
+    if kind == "detector" and model:
+        return DetectorJudge(judge_models.load_detector(model, threshold), name).to(device)
+    if kind == "clip" and model:
+        return ClipJudge(judge_models.load_clip(model), name).to(device)
+    raise ValueError(
+        f"judge is {name!r}: give oracle, detector:MODEL or clip:MODEL, for example "
+        "detector:google/owlv2-base-patch16-ensemble or clip:openai/clip-vit-base-patch32."
+    )
+
+
+def _on_pixels(masks: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(masks.float(), tuple(size), mode="nearest").bool()

@@ -355,11 +355,20 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 
     For layouts of boxes and ellipses, which say where an object is but not its outline.
     """
-    a, b = bounding_box(a), bounding_box(b)
+    return iou_of_boxes(bounding_box(a), bounding_box(b))
+
+
+def iou_of_boxes(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of boxes [..., 4] as x0, y0, x1, y1, in any unit -> [...]; 0 when both are empty."""
+    shared = shared_area(a, b)
+    union = shared_area(a, a) + shared_area(b, b) - shared
+    return torch.where(union > 0, shared / union, 0.0)
+
+
+def shared_area(a: Tensor, b: Tensor) -> Tensor:
+    """Area that two boxes [..., 4] share; of a box with itself, its area."""
     size = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
-    shared = size.clamp(min=0).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
-    return shared / union.clamp(min=1)
+    return size.clamp(min=0).prod(-1)
 
 
 def kid(

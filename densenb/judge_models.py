@@ -1,0 +1,136 @@
+"""Detectors and CLIP from transformers, as the functions of pictures and words that judges need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor
+
+from densenb.pictures import to_image
+
+AT_ONCE = 16  # pictures in one forward pass
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """What a detector found for one phrase in one picture, best first.
+
+    `box [K, 4]` x0, y0, x1, y1 in fractions of the picture; `score [K]` in [0, 1], falling.
+    """
+
+    box: Tensor
+    score: Tensor
+
+
+class Detector:
+    """A zero-shot detector of transformers (OWL-ViT, OWLv2, Grounding DINO).
+
+    Args:
+        threshold: least score of a detection; by default what transformers takes for this kind of
+            model, 0.1 for OWL and 0.25 for Grounding DINO.
+    """
+
+    def __init__(self, model: Any, processor: Any, threshold: float | None = None):
+        self.model, self.processor = model.eval(), processor
+        self.options = {} if threshold is None else {"threshold": threshold}
+
+    def to(self, device: str) -> Detector:
+        self.model.to(device)
+        return self
+
+    @torch.inference_mode()
+    def find(self, images: Tensor, phrases: Sequence[str]) -> list[Boxes]:
+        """`Boxes` of one phrase in each picture [B, 3, H, W] in [0, 1].
+
+        Each phrase is searched for alone: it competes with no other for a box.
+        """
+        found = []
+        for start in range(0, len(phrases), AT_ONCE):
+            pictures = [to_image(image) for image in images[start : start + AT_ONCE]]
+            words = [[phrase] for phrase in phrases[start : start + AT_ONCE]]
+            inputs = self.processor(images=pictures, text=words, return_tensors="pt", padding=True)
+            outputs = self.model(**inputs.to(self.model.device))
+            sizes = [(picture.height, picture.width) for picture in pictures]
+            results = self.processor.post_process_grounded_object_detection(
+                outputs, target_sizes=sizes, **self.options
+            )
+            for result, (height, width) in zip(results, sizes, strict=True):
+                order = result["scores"].argsort(descending=True).cpu()
+                fractions = torch.tensor([width, height, width, height])
+                box = result["boxes"].float().cpu()[order] / fractions
+                found.append(Boxes(box.clamp(0, 1), result["scores"].float().cpu()[order]))
+        return found
+
+
+class Clip:
+    """A CLIP of transformers: embeddings of length 1 of pictures and of texts."""
+
+    def __init__(self, model: Any, processor: Any):
+        self.model, self.processor = model.eval(), processor
+
+    def to(self, device: str) -> Clip:
+        self.model.to(device)
+        return self
+
+    @torch.inference_mode()
+    def pictures(self, images: Sequence[Tensor]) -> Tensor:
+        """[B, d] on the CPU, of pictures [3, H, W] in [0, 1]; edges beyond a square are cut."""
+        parts = []
+        for start in range(0, len(images), AT_ONCE):
+            pictures = [to_image(image) for image in images[start : start + AT_ONCE]]
+            inputs = self.processor(images=pictures, return_tensors="pt").to(self.model.device)
+            seen = self.model.vision_model(pixel_values=inputs["pixel_values"]).pooler_output
+            parts.append(self.model.visual_projection(seen).float().cpu())
+        return F.normalize(torch.cat(parts), dim=-1)
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """[P, d] on the CPU."""
+        inputs = self.processor(
+            text=list(texts), return_tensors="pt", padding=True, truncation=True
+        ).to(self.model.device)
+        read = self.model.text_model(**inputs).pooler_output
+        return F.normalize(self.model.text_projection(read).float().cpu(), dim=-1)
+
+
+def load_detector(model: str, threshold: float | None = None) -> Detector:
+    """A detector from the Hugging Face Hub or a folder; ValueError, with the mend, if not there."""
+    return Detector(*_loaded(model, "AutoModelForZeroShotObjectDetection"), threshold)
+
+
+def load_clip(model: str) -> Clip:
+    """A CLIP from the Hugging Face Hub or a folder; ValueError, with the mend, if not there."""
+    return Clip(*_loaded(model, "CLIPModel"))
+
+
+KINDS = {
+    "AutoModelForZeroShotObjectDetection": "zero-shot detector such as "
+    "google/owlv2-base-patch16-ensemble or IDEA-Research/grounding-dino-tiny",
+    "CLIPModel": "CLIP such as openai/clip-vit-base-patch32",
+}
+
+
+def _loaded(model: str, kind: str) -> tuple[Any, Any]:
+    config = _or_mend(model, kind, transformers.AutoConfig.from_pretrained)
+    if kind == "CLIPModel" and config.model_type != "clip":  # it would load, with random weights
+        raise ValueError(f"{model} is a {config.model_type}: give a {KINDS[kind]}.")
+    weights = _or_mend(model, kind, getattr(transformers, kind).from_pretrained)
+    return weights, _or_mend(model, kind, transformers.AutoProcessor.from_pretrained)
+
+
+def _or_mend(model: str, kind: str, load: Any) -> Any:
+    try:
+        return load(model)
+    except OSError as error:  # not there, or no network and never downloaded
+        raise ValueError(
+            f"{model} cannot be loaded. Where there is a network, `hf download {model}` gets it "
+            "once; after that it works offline. Or give a folder that holds it. "
+            f"A judge needs a {KINDS[kind]}."
+        ) from error
+    except ValueError as error:  # another kind of model
+        raise ValueError(f"{model} cannot judge: give a {KINDS[kind]}. ({error})") from error
