@@ -69,16 +69,33 @@ def parser() -> Parser:
     preview.set_defaults(run=run_preview)
 
     evaluate = commands.add_parser("evaluate", help="score methods on scenes with ground truth")
-    evaluate.add_argument("--suite", default="test", help="test or tune (%(default)s)")
     evaluate.add_argument(
-        "--methods", type=_names, default=["stock", "transferred"], help="such as stock,hard-mask"
+        "--suite", type=_names, default=["test"], help="such as test,test-tiny or 'tune*' (test)"
+    )
+    evaluate.add_argument(
+        "--methods",
+        type=_names,
+        default=["stock", "transferred"],
+        help="such as stock,hard-mask or 'repair-*'",
     )
     evaluate.add_argument("--scenes", type=_count, default=256, help="(%(default)s)")
     evaluate.add_argument("--seed", type=int, default=0, help="of scenes and noise (%(default)s)")
     evaluate.add_argument("--seeds", type=_seeds, default=[0], help="more noise, such as 0,1,2 (0)")
+    evaluate.add_argument(
+        "--full",
+        action="store_true",
+        help="as many scenes and noise seeds as each suite's numbers should rest on",
+    )
+    evaluate.add_argument("--against", help="compare with this method, scene by scene")
     evaluate.add_argument("--out", type=Path, help="write the rows to this JSON file")
+    evaluate.add_argument(
+        "--log", type=Path, help="keep every finished picture's scores; the same command goes on"
+    )
+    evaluate.add_argument(
+        "--judge", default="oracle", help="oracle, detector:MODEL or clip:MODEL (%(default)s)"
+    )
     _sampling(evaluate)
-    evaluate.add_argument("--batch-size", type=_count, help="scenes at a time (8, on a GPU 64)")
+    evaluate.add_argument("--batch-size", type=_count, help="pictures at a time (8, on a GPU 64)")
     evaluate.add_argument("--device", help="such as cpu, cuda:1 (CUDA where there is one)")
     evaluate.add_argument(
         "--dtype",
@@ -168,46 +185,95 @@ def run_preview(options: argparse.Namespace) -> None:
 def run_evaluate(options: argparse.Namespace) -> None:
     import torch
 
-    from densenb import plots
-    from densenb.evaluate import METHODS, evaluate_each, table
+    from densenb.evaluate import METHODS, compared, evaluate_each, table
+    from densenb.evaluation_log import Log
+    from densenb.judges import load_judge
     from densenb.pipelines import load
     from densenb.suites import SUITES, build_suite, known
 
-    for method in options.methods:
-        known(method, METHODS, "method")
-    known(options.suite, SUITES, "suite")
+    options.methods = _matching(options.methods, METHODS, "method")
+    suites = _matching(options.suite, SUITES, "suite")
+    if options.against and known(options.against, METHODS, "method") not in options.methods:
+        options.methods = [options.against, *options.methods]
     device = _device(options.device)
-    for path in (options.out, options.sheet):
+    for path in (options.out, options.log, options.sheet):
         if path:
             _file(path)
     if options.pictures:
         _folder(options.pictures)
+    state = _processes(options.device)
+    if state.num_processes > 1 and device == "cuda":
+        device = str(state.device)  # each process its own
+    log = Log(options.log, leads=state.is_local_main_process)
+    state.wait_for_everyone()  # nobody writes before all have read
+    judge = load_judge(options.judge, device)
     pipe = load(options.model, device, getattr(torch, options.dtype))
-    print(f"drawing {options.scenes} scenes of {options.suite!r}", file=sys.stderr)
-    suite = build_suite(options.suite, options.scenes, options.seed, device)
 
-    kept: dict[str, list[Any]] = {}
-
-    def keep(method: str, start: int, images: Any) -> None:
-        kept.setdefault(method, []).extend(images[: max(0, options.keep - start)])
-
-    rows = []
-    for row in evaluate_each(
-        pipe,
-        options.methods,
-        suite,
-        seeds=options.seeds,
-        batch_size=options.batch_size,
-        device=device,
-        steps=options.steps,
-        guidance=options.guidance,
-        on_pictures=keep if options.sheet or options.pictures else None,
-    ):
-        rows.append(row)
-        if options.out:  # after every row: an interrupted run keeps what is finished
-            text = json.dumps(rows, indent=2, allow_nan=False)
-            options.out.write_text(text + "\n", encoding="utf-8")
+    rows: list[dict[str, Any]] = []
+    for name in suites:
+        kind = SUITES[name]
+        scenes = kind.scenes if options.full else options.scenes
+        suite = build_suite(name, scenes, options.seed, device)
+        for row in evaluate_each(
+            pipe,
+            options.methods,
+            suite,
+            seeds=range(kind.seeds) if options.full else options.seeds,
+            batch_size=options.batch_size,
+            device=device,
+            steps=options.steps,
+            guidance=options.guidance,
+            judge=judge,
+            log=log,
+        ):
+            rows.append(row)
+            if options.out:  # after every row: an interrupted run keeps what is finished
+                _write_rows(options.out, rows)
+    if not state.is_main_process:
+        return
+    if options.against:
+        rows = compared(rows, options.against)
+        if options.out:
+            _write_rows(options.out, rows)
     print(table(rows))
+    if options.sheet or options.pictures:
+        _draw_first_scenes(
+            options, pipe, build_suite(suites[0], options.keep, options.seed, device)
+        )
+    for what in (options.out, options.log, options.sheet, options.pictures):
+        if what:
+            print(f"wrote {what}")
+
+
+def _processes(device: str | None) -> Any:
+    """The processes of `accelerate launch`; one, without it."""
+    from datetime import timedelta
+
+    from accelerate import PartialState
+
+    # who is done waits for the others, as long as they need
+    return PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace the file at once: a kill in the middle leaves the old one whole."""
+    fresh = path.with_name(f"{path.name}.new")
+    text = json.dumps(rows, indent=2, allow_nan=False)
+    fresh.write_text(text + "\n", encoding="utf-8")
+    fresh.replace(path)
+
+
+def _draw_first_scenes(options: argparse.Namespace, pipe: Any, suite: Any) -> None:
+    """The first scenes by every method, from the first noise seed: `--sheet` and `--pictures`."""
+    from densenb import plots
+    from densenb.evaluate import GROUND_TRUTH, artist
+
+    shown = range(min(options.keep, options.scenes))
+    first = [(options.seeds[0], scene) for scene in shown]
+    kept = {GROUND_TRUTH: list(suite.images[: len(shown)].float() / 255)}
+    for method in options.methods:
+        draw = artist(pipe, method, suite, options.steps, options.guidance)
+        kept[method] = list(draw(first).cpu())
     if options.sheet:
         plots.sheet(kept).save(options.sheet)
     for method, images in kept.items() if options.pictures else ():
@@ -215,9 +281,6 @@ def run_evaluate(options: argparse.Namespace) -> None:
         for index, image in enumerate(images):
             path = options.pictures / method / f"scene-{index:03}.png"
             plots.to_image(image).save(path)
-    for what in (options.out, options.sheet, options.pictures):
-        if what:
-            print(f"wrote {what}")
 
 
 def run_doctor(options: argparse.Namespace) -> None:
@@ -309,6 +372,16 @@ def _seeds(text: str) -> list[int]:
 
 def _names(text: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _matching(wanted: list[str], names: Any, what: str) -> list[str]:
+    """Names, and what patterns such as 'test*' match; a ValueError for what is not known."""
+    from fnmatch import filter as matching
+
+    from densenb.suites import known
+
+    found = [n for each in wanted for n in matching(names, each) or [known(each, names, what)]]
+    return list(dict.fromkeys(found))
 
 
 def _version() -> str:

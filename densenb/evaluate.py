@@ -3,22 +3,21 @@
 Methods and suites are two small registries. A method turns a pipeline into a *rule* for
 `dense_attention` (a `DenseConfig` or a baseline), or into None for the stock pipeline; a suite
 (`suites.py`) turns a count and a seed into scenes. Every method gets the same captions, masks and
-noise.
-
-Rows carry percentages, except `quality` (KID times 1000, lower is better) and the settings.
+noise. A judge (`judges.py`) scores the pictures, a log (`evaluation_log.py`) keeps the scores, and
+rows are made from the log (`tables.py`).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -26,14 +25,32 @@ from tqdm.auto import tqdm
 from densenb import metrics
 from densenb.attention import dense_attention
 from densenb.baselines import HardMask
+from densenb.evaluation_log import FIELDS, Key, Log, features_of, result, scores_of
+from densenb.judges import Judge, OracleJudge, named_object, score_suite
 from densenb.layout import Layout, against_neighbours
 from densenb.modulation import DenseConfig, Rule
 from densenb.pipelines import call_inputs, tier
 from densenb.stages import STAGES
 from densenb.suites import Suite, known, noise, shuffled
+from densenb.tables import (
+    CEILING,
+    GROUND_TRUTH,
+    aligned,
+    ceiling_row,
+    compared,
+    method_row,
+    plain,
+    settings_of,
+    table,
+)
 from densenb.tiny.oracle import load_oracle
-from densenb.tiny.world import COLOURS, NOUNS
-from densenb.transfer import RELAPSES, REPAIRS
+from densenb.transfer import READINGS, RELAPSES, REPAIRS
+
+__all__ = [
+    "CEILING", "GROUND_TRUTH", "LAYOUTS", "METHODS", "aligned", "artist", "best_device", "compared",
+    "draw", "evaluate", "evaluate_each", "latent_shape", "measure", "named_object", "plain",
+    "score_layout", "settings_of", "table", "tqdm",
+]  # fmt: skip
 
 METHODS: dict[str, Callable[[Any], Rule | None]] = {
     "stock": lambda pipe: None,
@@ -47,7 +64,7 @@ METHODS: dict[str, Callable[[Any], Rule | None]] = {
     "hard-mask": lambda pipe: HardMask(),
     "hard-mask-image": lambda pipe: HardMask(quadrants=HardMask.quadrants[:2]),
 } | {name: lambda pipe, config=config: config for name, config in STAGES.items()}
-METHODS |= REPAIRS | RELAPSES
+METHODS |= REPAIRS | READINGS | RELAPSES
 """Name -> the rule for a pipeline; None is the stock pipeline. Add a method by adding a line."""
 
 LAYOUTS: dict[str, Callable[[Suite], list[Layout]]] = {
@@ -56,13 +73,9 @@ LAYOUTS: dict[str, Callable[[Suite], list[Layout]]] = {
 }
 """Methods that are given other layouts than the suite's, by which they are scored all the same."""
 
-GROUND_TRUTH = "ground-truth"
-CEILING = "token-grid ceiling"
-PERCENTAGES = (
-    "mIoU", "mIoU_present", "in_mask", "presence", "colour_binding", "leakage", "box_iou",
-    "phrase_binding",
-)  # fmt: skip
-FEWEST_FOR_QUALITY = 32  # pictures; below, the distance says nothing
+REFERENCES = "references"  # renders of other scenes, which quality compares pictures with
+Artist = Callable[[Sequence[tuple[int, int]]], Tensor]
+"""From (noise seed, scene) pairs of a suite to pictures [B, 3, H, W] in [0, 1]."""
 
 
 def best_device() -> str:
@@ -108,24 +121,6 @@ def draw(
     return images.float()
 
 
-def label(
-    oracle: Any, images: Tensor, suite: Suite, start: int = 0
-) -> tuple[metrics.ObjectScores, Tensor]:
-    """Score pictures [B, 3, H, W] of the scenes from `start` on: scores, features (on the CPU)."""
-    rows = slice(start, start + len(images))
-    device = next(oracle.parameters()).device
-    with torch.inference_mode():
-        images = images.to(device, torch.float32)
-        labels, features = oracle(images), oracle.features(images)
-    scores = metrics.score_objects(
-        labels.noun.cpu(),
-        labels.colour.cpu(),
-        metrics.to_grid(suite.masks[rows]),
-        *(getattr(suite.scenes, name)[rows].cpu() for name in ("noun", "colour", "colour2")),
-    )
-    return scores, features.cpu()
-
-
 def measure(
     images: Sequence[Image.Image] | Tensor, layout: Layout, oracle: Any = None
 ) -> dict[str, float]:
@@ -167,24 +162,117 @@ def score_layout(
     )
 
 
-def named_object(phrase: str) -> tuple[int, int, int]:
-    """The noun and up to two colours in a phrase: indices into NOUNS and COLOURS, -1 for none.
+def artist(
+    pipe: Any, method: str, suite: Suite, steps: int | None = None, guidance: float | None = None
+) -> Artist:
+    """What draws a method's pictures [B, 3, H, W] of (noise seed, scene) pairs of a suite.
 
-    Raises ValueError unless the phrase has exactly one noun, and at most two colours, of the world.
+    The same pair always gives the same picture, so that pictures need not be kept to be looked at.
     """
-    words = re.findall(r"[a-z]+", phrase.lower())
-    nouns, colours = (
-        [list(names).index(word) for word in dict.fromkeys(words) if word in names]
-        for names in (NOUNS, COLOURS)
+    rule = METHODS[method](pipe)
+    asked = LAYOUTS[method](suite) if method in LAYOUTS else suite.layouts
+    steps, guidance = sampling(pipe, steps, guidance)
+    shape = latent_shape(pipe)
+
+    def pictures(pairs: Sequence[tuple[int, int]]) -> Tensor:
+        latents = torch.cat([noise(suite, [scene], seed, shape) for seed, scene in pairs])
+        return draw(pipe, rule, [asked[scene] for _, scene in pairs], latents, steps, guidance)
+
+    return pictures
+
+
+def renders(images: Callable[[], Tensor]) -> Artist:
+    """An artist of renders [S, 3, H, W] uint8, which are asked for when they are needed."""
+
+    def pictures(pairs: Sequence[tuple[int, int]]) -> Tensor:
+        return images()[[scene for _, scene in pairs]].float() / 255
+
+    return pictures
+
+
+def sampling(pipe: Any, steps: int | None, guidance: float | None) -> tuple[int, float]:
+    """Steps and guidance, the tier's where they are None."""
+    this = tier(pipe)
+    return (
+        this.steps if steps is None else steps,
+        this.guidance if guidance is None else guidance,
     )
-    if len(nouns) != 1 or len(colours) > 2:
-        raise ValueError(
-            f"{phrase!r} names {len(nouns)} objects and {len(colours)} colours that the oracle "
-            'knows: it scores one object with at most two colours, such as "a blue cat" (see '
-            "densenb.tiny.world.NOUNS and COLOURS)."
-        )
-    first, second = (*colours, -1, -1)[:2]
-    return nouns[0], first, second
+
+
+@dataclass(frozen=True)
+class Job:
+    """All pictures of one method on one suite: a run of the log, and who draws it."""
+
+    method: str
+    rule: Rule | None
+    run: str
+    seeds: Sequence[int]
+    pictures: Artist
+
+    def batches(self, scenes: int, size: int, finished: set[Key]) -> list[list[Key]]:
+        """What is not finished, in batches that do not depend on how many processes there are."""
+        keys = [Key(self.run, seed, scene) for seed in self.seeds for scene in range(scenes)]
+        parts = [keys[i : i + size] for i in range(0, len(keys), size)]
+        left = [[key for key in part if key not in finished] for part in parts]
+        return [part for part in left if part]
+
+
+def plan_jobs(
+    pipe: Any,
+    methods: Sequence[str],
+    suite: Suite,
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
+    judge: Judge,
+    log: Log,
+) -> list[Job]:
+    """The jobs of an evaluation, renders first, each with its run in the log.
+
+    Every rule is made here: a model that lacks one is said before the first picture, not after
+    hours.
+    """
+    rules = {name: METHODS[name](pipe) for name in methods}
+    shown = suite.layouts[0]
+    scenes = {
+        "suite": suite.name,
+        "suite_seed": suite.seed,
+        "first_scene": [shown.caption, *shown.phrases],  # should a suite's scenes ever change
+        "judge": judge.name,
+        "scores": list(FIELDS),
+    }
+    drawn = {
+        "weights": weights_id(pipe.transformer),
+        "size": latent_shape(pipe),
+        "steps": steps,
+        "guidance": guidance,
+        "dtype": _dtype(pipe),
+    }
+    jobs = []
+    for method, images in ((REFERENCES, "references"), (GROUND_TRUTH, "images")):
+        run = log.start({"method": method, **scenes})
+        pictures = renders(lambda images=images: getattr(suite, images))
+        jobs.append(Job(method, None, run, (0,), pictures))
+    for method, rule in rules.items():
+        settings = settings_of(rule)
+        shuffles = method in LAYOUTS and {"layouts": method}
+        run = log.start({"method": method, **scenes, **drawn, "rule": settings, **(shuffles or {})})
+        pictures = artist(pipe, method, suite, steps, guidance)
+        jobs.append(Job(method, rule, run, seeds, pictures))
+    return jobs
+
+
+def weights_id(model: torch.nn.Module) -> str:
+    """Eight hexadecimal digits that tell trained states apart, the same in every precision.
+
+    It looks at a few weights of every parameter, rounded to what bfloat16 can hold.
+    """
+    checksum = 0
+    for parameter in model.parameters():
+        if not parameter.is_meta:
+            few = parameter.detach().flatten()[:32].to(torch.bfloat16).float().cpu()
+            checksum = zlib.crc32(few.numpy().tobytes(), checksum)
+    return f"{checksum:08x}"
 
 
 def evaluate_each(
@@ -197,68 +285,86 @@ def evaluate_each(
     *,
     steps: int | None = None,
     guidance: float | None = None,
-    oracle: Any = None,
-    on_pictures: Callable[[str, int, Tensor], None] | None = None,
+    judge: Judge | None = None,
+    log: Log | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """`evaluate`, one row at a time, so that a caller can keep what is finished."""
-    # every rule now: a model that lacks one is said before the first picture, not after hours
-    rules = {name: METHODS[name](pipe) for name in [known(n, METHODS, "method") for n in methods]}
+    """`evaluate`, one row at a time, so that a caller can keep what is finished.
+
+    Under `accelerate launch`, rows come when all methods are done, in the main process alone.
+    """
+    methods = [known(name, METHODS, "method") for name in methods]
+    state = PartialState()
     device = device or best_device()
     batch_size = batch_size or (64 if device.startswith("cuda") else 8)
-    this = tier(pipe)
-    steps = this.steps if steps is None else steps
-    guidance = this.guidance if guidance is None else guidance
-    _at_least_one(batch_size=batch_size, steps=steps, methods=len(rules), seeds=len(seeds))
-
+    steps, guidance = sampling(pipe, steps, guidance)
+    _at_least_one(batch_size=batch_size, steps=steps, methods=len(methods), seeds=len(seeds))
+    log = Log() if log is None else log
     pipe.to(device)
-    oracle = (load_oracle(device) if oracle is None else oracle).to(device)
+    judge = (OracleJudge() if judge is None else judge).to(device)
+    jobs = plan_jobs(pipe, methods, suite, seeds, steps, guidance, judge, log)
     fixed = {
         "suite": suite.name,
         "scenes": len(suite),
         "seed": suite.seed,
         "seeds": list(seeds),
-        "model": this.label,
+        "model": tier(pipe).label,
         "steps": steps,
         "guidance": guidance,
-        "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
+        "dtype": _dtype(pipe),
+        "judge": judge.name,
     }
-    starts = range(0, len(suite), batch_size)
-    real = [label(oracle, suite.images[i : i + batch_size].float() / 255, suite, i) for i in starts]
-    with torch.inference_mode():
-        reference = torch.cat(
-            [
-                oracle.features((part.float() / 255).to(device)).cpu()
-                for part in suite.references.split(batch_size)
-            ]
-        )
-    if on_pictures:
-        for i in starts:
-            on_pictures(GROUND_TRUTH, i, suite.images[i : i + batch_size].float() / 255)
-    scores, features = _collect(real)
-    yield _row(GROUND_TRUTH, [scores], features, reference, suite, fixed, rule=None)
-    yield _ceiling_row(pipe, suite, fixed)
+    # what the main process knows: other machines may not see its log
+    finished = broadcast_object_list([set(log.lines)])[0]
+    work = [(job, part) for job in jobs for part in job.batches(len(suite), batch_size, finished)]
+    mine = work[state.process_index :: state.num_processes]
+    alone = state.num_processes == 1
+    reference = None
+    with tqdm(
+        total=sum(len(part) for _, part in mine),
+        unit="picture",
+        smoothing=0.1,
+        disable=not state.is_main_process,
+    ) as bar:
+        # alone, a row after every method; several processes meet once, when all is done
+        for group in [[job] for job in jobs] if alone else [jobs]:
+            fresh = []
+            for job, part in mine:
+                if job in group:
+                    bar.set_description(f"{suite.name}, {job.method}")
+                    lines = judged(job, part, suite, judge)
+                    log.add(lines)
+                    fresh += lines
+                    bar.update(len(part))
+            if not alone:
+                log.merge(gather_object(fresh))
+            for job in group if state.is_main_process else ():
+                lines = log.of_run(job.run, job.seeds, len(suite))
+                features = features_of(lines)
+                if job.method == REFERENCES:
+                    reference = features
+                    continue
+                yield method_row(
+                    job.method, scores_of(lines), features, reference, suite, fixed, job.rule
+                )
+                if job.method == GROUND_TRUTH:
+                    yield ceiling_row(pipe, suite, fixed)
 
-    total = len(rules) * len(seeds) * len(suite)
-    with tqdm(total=total, unit="picture", smoothing=0.1) as bar:
-        for method, rule in rules.items():
-            bar.set_description(method)
-            asked = LAYOUTS[method](suite) if method in LAYOUTS else suite.layouts
-            by_seed, pictured = [], []
-            for seed in seeds:
-                parts = []
-                for start in starts:
-                    layouts = asked[start : start + batch_size]
-                    indices = range(start, start + len(layouts))
-                    latents = noise(suite, indices, seed, latent_shape(pipe))
-                    images = draw(pipe, rule, layouts, latents, steps, guidance)
-                    parts.append(label(oracle, images, suite, start))
-                    if on_pictures and seed == seeds[0]:
-                        on_pictures(method, start, images.cpu())
-                    bar.update(len(layouts))
-                scores, features = _collect(parts)
-                by_seed.append(scores)
-                pictured.append(features)
-            yield _row(method, by_seed, torch.cat(pictured), reference, suite, fixed, rule=rule)
+
+def judged(job: Job, keys: Sequence[Key], suite: Suite, judge: Judge) -> list[dict[str, Any]]:
+    """Draw a batch of a job and judge it: a line of the log for every picture."""
+    images = job.pictures([(key.seed, key.scene) for key in keys])
+    if job.method == REFERENCES:  # other scenes: only what they look like counts
+        scores, features = None, judge.features(images)
+    else:
+        scores, features = score_suite(judge, images, suite, [key.scene for key in keys])
+    return [
+        result(
+            key,
+            None if scores is None else scores.rows(index),
+            None if features is None else features[index],
+        )
+        for index, key in enumerate(keys)
+    ]
 
 
 def evaluate(
@@ -272,10 +378,12 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Score methods on a suite: one row for each, after `ground-truth` and `token-grid ceiling`.
 
-    Batched over scenes (one layout per batch row), with a progress bar. Rows have the keys method,
-    suite, scenes, mIoU, interval (95 %, of mIoU, by scene), mIoU_by_scene, mIoU_present, in_mask,
-    presence, presence_by_objects, colour_binding, leakage, box_iou, phrase_binding, quality, seed,
-    seeds, model, steps, guidance, dtype and settings; what is not defined for a row is None.
+    Batched over scenes and noise seeds, split over the processes of `accelerate launch`, with a
+    progress bar. Rows have the keys method, suite, scenes, mIoU, mIoU_present, in_mask, presence,
+    presence_by_objects, colour_binding, leakage, box_iou, phrase_binding, quality, headline (the
+    score to rank by: mIoU, or box_iou where masks are no silhouettes), interval (95 %, of the
+    headline, by scene), mIoU_by_scene (or box_iou_by_scene), objects_by_scene, seed, seeds, model,
+    steps, guidance, dtype, judge and settings; what is not defined for a row is None.
 
     Args:
         pipe: the pipeline, in its own precision; it is moved to `device` and stays there. Float32
@@ -283,12 +391,11 @@ def evaluate(
         methods: keys of `METHODS`.
         suite: from `build_suite`.
         seeds: noise seeds; every scene is drawn once for each.
-        batch_size: scenes at a time; by default 64 on a GPU, 8 on a CPU.
+        batch_size: pictures at a time; by default 64 on a GPU, 8 on a CPU.
         device: by default CUDA where there is one.
         steps, guidance: by default the tier's.
-        oracle: by default the bundled one.
-        on_pictures: called with (method, index of the first scene, pictures [B, 3, H, W] in
-            [0, 1]) for the ground truth and for every batch of the first noise seed.
+        judge: who scores the pictures, see `judges`; by default the bundled oracle.
+        log: a `Log` with a file keeps every finished picture; what it has already is not drawn.
 
     Raises:
         ValueError: for an unknown method (with near names) or a count below 1, before any work.
@@ -302,115 +409,5 @@ def _at_least_one(**counts: int) -> None:
             raise ValueError(f"{name} is {count}: it must be at least 1.")
 
 
-def _collect(parts: list[tuple[metrics.ObjectScores, Tensor]]):
-    scores, features = zip(*parts, strict=True)
-    return metrics.ObjectScores.cat(scores), torch.cat(features)
-
-
-def _row(
-    method: str,
-    by_seed: list[metrics.ObjectScores],
-    features: Tensor,
-    reference: Tensor,
-    suite: Suite,
-    fixed: dict[str, Any],
-    rule: Rule | None,
-) -> dict[str, Any]:
-    scores = metrics.ObjectScores.cat(by_seed)
-    objects = (suite.scenes.noun >= 0).sum(1).cpu()
-    repeated = objects.repeat(len(by_seed))
-    by_objects = {
-        str(count): metrics.aggregate(scores.rows(repeated == count))["presence"]
-        for count in objects.unique().tolist()
-    }
-    iou = torch.cat([part.iou for part in by_seed], 1)
-    quality = None
-    if min(len(features), len(reference)) >= FEWEST_FOR_QUALITY:
-        quality = metrics.kid(features, reference, torch.Generator().manual_seed(0))[0]
-    row = {
-        "method": method,
-        **metrics.aggregate(scores),
-        "interval": _interval(iou),
-        "mIoU_by_scene": (100 * iou.nanmean(1)).tolist(),
-        "presence_by_objects": by_objects,
-        "quality": quality,
-        **fixed,
-        "settings": settings_of(rule),
-    }
-    if method == GROUND_TRUTH:  # nothing was sampled
-        row |= dict.fromkeys(("seeds", "steps", "guidance", "dtype"))
-    return plain(row)
-
-
-def _ceiling_row(pipe: Any, suite: Suite, fixed: dict[str, Any]) -> dict[str, Any]:
-    this = tier(pipe)
-    token = pipe.vae_scale_factor * pipe.transformer.config.patch_size
-    best = metrics.token_grid_ceiling(suite.masks, this.height // token, this.width // token)
-    row = {
-        "method": CEILING,
-        **dict.fromkeys(PERCENTAGES),
-        "mIoU": 100 * best.nanmean().item(),
-        "interval": _interval(best),
-        "mIoU_by_scene": (100 * best.nanmean(1)).tolist(),
-        "presence_by_objects": {},
-        "quality": None,
-        **fixed,
-        **dict.fromkeys(("seeds", "steps", "guidance", "dtype")),
-        "settings": {},
-    }
-    return plain(row)
-
-
-def _interval(values_by_scene: Tensor) -> list[float]:
-    generator = torch.Generator().manual_seed(0)
-    return [100 * end for end in metrics.bootstrap_interval(values_by_scene, generator)]
-
-
-def settings_of(rule: Rule | None) -> dict[str, Any]:
-    """What a rule was set to, with its name; nothing for the stock pipeline."""
-    return {} if rule is None else {"rule": type(rule).__name__, **dataclasses.asdict(rule)}
-
-
-def plain(value: Any) -> Any:
-    """The same with numbers rounded and NaN as None: what JSON can hold."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 3)
-    return value
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as aligned text; a dash where a score is not defined."""
-    counts = sorted({count for row in rows for count in row["presence_by_objects"]})
-    by_count = [f"pres. {count}" for count in counts]
-    lines = [["method", "mIoU", "95 %", *PERCENTAGES[1:], *by_count, "KID"]]
-    for row in rows:
-        ends = row["interval"]
-        interval = "-" if ends is None or None in ends else f"{ends[0]:.1f}-{ends[1]:.1f}"
-        numbers = [row[name] for name in PERCENTAGES[1:]]
-        numbers += [row["presence_by_objects"].get(count) for count in counts]
-        lines.append(
-            [row["method"], _number(row["mIoU"]), interval, *map(_number, numbers)]
-            + [_number(row["quality"], 2)]
-        )
-    return aligned(lines)
-
-
-def _number(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Columns of text under a ruled head: the first flush left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join([rows[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *rows[1:]])
+def _dtype(pipe: Any) -> str:
+    return str(pipe.transformer.dtype).removeprefix("torch.")

@@ -5,6 +5,7 @@ Every model is a stock `StableDiffusion3Pipeline`. Taught in notebooks 00 and 01
 
 from __future__ import annotations
 
+import json
 import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -136,7 +137,7 @@ def load(
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
-    _tiers[pipe] = TINY if tiny else _generic_tier(pipe, name=folder.resolve().name)
+    _tiers[pipe] = TINY if tiny else _saved_tier(pipe, folder.resolve())
     return pipe.to(device or "cpu")
 
 
@@ -333,6 +334,16 @@ def generate(
 
 
 # ------------------------------------------------------------------------------------- small parts
+def _saved_tier(pipe: Any, folder: Path) -> Tier:
+    """The miniature's tier for another trained state of it (`make states`): it has its tokens."""
+    words, ours = (root / "tokenizer_3" / "tokenizer.json" for root in (folder, MINIATURE))
+    if words.is_file() and json.loads(words.read_text("utf-8"))["model"] == (
+        json.loads(ours.read_text("utf-8"))["model"]
+    ):
+        return replace(TINY, label=f"{TINY.label}, {folder.parent.name}/{folder.name}")
+    return _generic_tier(pipe, name=folder.name)
+
+
 def _generic_tier(pipe: Any, name: str) -> Tier:
     side = pipe.transformer.config.sample_size * pipe.vae_scale_factor
     return Tier(

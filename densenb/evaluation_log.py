@@ -1,0 +1,176 @@
+"""The log of an evaluation: one line for every finished picture, so that nothing is done twice.
+
+A log is a JSONL file that is only ever added to. It holds two kinds of lines:
+
+    {"run": ID, "settings": {...}, "made_with": {...}}
+    {"run": ID, "seed": 0, "scene": 12, "scores": [[...], ...], "features": "..."}
+
+A *run* is one method on one suite by one model, with every setting that could change a picture or
+its scores. Its ID is a hash of those settings, which name no device, path or batch size: another
+machine goes on where this one stopped, and pictures of other settings never mix. Logs of several
+machines are joined with `cat`; a picture that is in a log twice counts once.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import platform
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from densenb.metrics import ObjectScores
+
+FIELDS = tuple(ObjectScores.__dataclass_fields__)
+DIGITS = 5  # of a score in [0, 1]
+
+
+class Key(NamedTuple):
+    """What is done once: the picture of one scene from one noise seed, in one run."""
+
+    run: str
+    seed: int
+    scene: int
+
+
+def run_id(settings: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that tell settings (what JSON can hold) apart."""
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def result(key: Key, scores: ObjectScores | None, features: Tensor | None) -> dict[str, Any]:
+    """A picture's line: scores of its objects [N] each, and features [d] in float16.
+
+    `scores` of the line has a list for each field of `ObjectScores`, None for what is not defined.
+    """
+    line: dict[str, Any] = {**key._asdict(), "scores": None, "features": None}
+    if scores is not None:
+        line["scores"] = [
+            [None if value != value else round(value, DIGITS) for value in row.tolist()]
+            for row in (getattr(scores, name) for name in FIELDS)
+        ]
+    if features is not None:
+        half = features.half().numpy().astype("<f2").tobytes()
+        line["features"] = base64.b64encode(half).decode()
+    return line
+
+
+def scores_of(lines: Sequence[dict[str, Any]]) -> ObjectScores:
+    """The scores [len(lines), N] of pictures, from their lines."""
+    values = np.array([line["scores"] for line in lines], dtype=np.float32)  # None becomes NaN
+    return ObjectScores(*torch.from_numpy(values).unbind(1))
+
+
+def features_of(lines: Sequence[dict[str, Any]]) -> Tensor | None:
+    """The features [len(lines), d] of pictures, from their lines; None where there are none."""
+    if any(line["features"] is None for line in lines):
+        return None
+    raw = [base64.b64decode(line["features"]) for line in lines]
+    return torch.from_numpy(np.stack([np.frombuffer(row, "<f2") for row in raw])).float()
+
+
+class Log:
+    """Finished pictures by `Key`, in memory and, with a path, in a file.
+
+    Several processes may add to one file at a time: what belongs together is written at once.
+
+    Args:
+        path: the file; what it holds is read.
+        leads: whether this process writes the settings of runs; one of a machine should.
+
+    Raises:
+        ValueError: when the file is there and is no such log.
+    """
+
+    def __init__(self, path: Path | None = None, leads: bool = True):
+        self.path, self.leads = path, leads
+        self.settings: dict[str, dict[str, Any]] = {}
+        self.lines: dict[Key, dict[str, Any]] = {}
+        if path is not None and path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        raw = self.path.read_bytes()
+        torn = 0
+        for text in filter(None, raw.splitlines()):
+            try:
+                self._keep(json.loads(text))
+            except (ValueError, KeyError, TypeError):
+                torn += 1
+        if raw and not self.settings:
+            raise ValueError(
+                f"{self.path} is no log of `densenb evaluate`: name another file, or one that is "
+                "not there yet."
+            )
+        if torn:
+            warnings.warn(
+                f"{torn} lines of {self.path} are not whole (a run was killed while it wrote): "
+                "what they held is done again.",
+                stacklevel=3,
+            )
+        if raw and not raw.endswith(b"\n"):
+            self._write(b"\n")  # so that the next line does not go on with the torn one
+
+    def _keep(self, line: dict[str, Any]) -> None:
+        if "settings" in line:
+            self.settings[line["run"]] = line["settings"]
+        else:
+            key = Key(*(line[name] for name in Key._fields))
+            self.lines[key] = {name: line[name] for name in (*Key._fields, "scores", "features")}
+
+    def _write(self, data: bytes) -> None:
+        with open(self.path, "ab", buffering=0) as file:  # append: processes do not overwrite
+            file.write(data)
+            os.fsync(file.fileno())
+
+    def _append(self, lines: Sequence[dict[str, Any]]) -> None:
+        if self.path is not None and lines:
+            texts = (json.dumps(line, separators=(",", ":"), allow_nan=False) for line in lines)
+            self._write("".join(f"{text}\n" for text in texts).encode())
+
+    def start(self, settings: dict[str, Any]) -> str:
+        """The ID of a run; its settings are written when they are new."""
+        run = run_id(settings)
+        if run not in self.settings:
+            self.settings[run] = settings
+            if self.leads:
+                self._append([{"run": run, "settings": settings, "made_with": versions()}])
+        return run
+
+    def add(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Keep lines of `result`, in the file too."""
+        for line in lines:
+            self._keep(line)
+        self._append(lines)
+
+    def merge(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Take over what other processes have added, and write what did not reach this file.
+
+        They share it on one machine; those of other machines may have written to their own disks.
+        """
+        others = [line for line in lines if Key(*map(line.get, Key._fields)) not in self.lines]
+        shared = set() if self.path is None else set(Log(self.path).lines)
+        for line in others:
+            self._keep(line)
+        self._append([line for line in others if Key(*map(line.get, Key._fields)) not in shared])
+
+    def of_run(self, run: str, seeds: Sequence[int], scenes: int) -> list[dict[str, Any]]:
+        """The lines of a finished run: all scenes of the first seed, then of the next."""
+        return [self.lines[Key(run, seed, scene)] for seed in seeds for scene in range(scenes)]
+
+
+def versions() -> dict[str, str]:
+    """What made a line, for the record: it is no part of a run's ID."""
+    libraries = {module.__name__: module.__version__ for module in (torch, diffusers, transformers)}
+    return {"python": platform.python_version()} | libraries

@@ -1,0 +1,241 @@
+"""Rows of an evaluation: scores of one method on one suite, their intervals, and comparisons.
+
+Rows carry percentages, except `quality` (KID times 1000, lower is better) and the settings. All
+that compares methods is made from rows alone, so that a committed table can be read again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from densenb import metrics
+from densenb.modulation import Rule
+from densenb.pipelines import tier
+from densenb.suites import Suite
+
+GROUND_TRUTH = "ground-truth"
+CEILING = "token-grid ceiling"
+FEWEST_FOR_QUALITY = 32  # pictures; below, the distance says nothing
+CLOSE = 0.1  # percentage points; scenes nearer than this are a tie
+FIELD_OF = {"mIoU": "iou", "box_iou": "box_iou"}
+"""Headline -> the field of `ObjectScores` that it is the mean of."""
+SAMPLING = ("seeds", "steps", "guidance", "dtype")  # what renders and ceilings have not
+
+
+def method_row(
+    method: str,
+    scores: metrics.ObjectScores,
+    features: Tensor | None,
+    reference: Tensor | None,
+    suite: Suite,
+    fixed: dict[str, Any],
+    rule: Rule | None,
+) -> dict[str, Any]:
+    """The row of a method.
+
+    Args:
+        scores: [seeds * S, N], all scenes of the first seed, then of the next.
+        features: [seeds * S, d] of its pictures, and `reference` [S, d] of renders; or None.
+        fixed: what the rows of a table share.
+    """
+    count = len(suite)
+    objects = (suite.scenes.noun >= 0).sum(1)
+    repeated = objects.repeat(len(scores) // count)
+    by_objects = {
+        str(number): metrics.aggregate(scores.rows(repeated == number))["presence"]
+        for number in objects.unique().tolist()
+    }
+    values = getattr(scores, FIELD_OF[suite.headline])
+    quality = None
+    enough = reference is not None and min(len(scores), len(reference)) >= FEWEST_FOR_QUALITY
+    if features is not None and enough:
+        quality = metrics.kid(features, reference, torch.Generator().manual_seed(0))[0]
+    row = {
+        "method": method,
+        **metrics.aggregate(scores),
+        **_by_scene(torch.cat(values.split(count), 1), suite),
+        "presence_by_objects": by_objects,
+        "quality": quality,
+        **fixed,
+        "settings": settings_of(rule),
+    }
+    if method == GROUND_TRUTH:  # nothing was sampled
+        row |= dict.fromkeys(SAMPLING)
+    return plain(row)
+
+
+def ceiling_row(pipe: Any, suite: Suite, fixed: dict[str, Any]) -> dict[str, Any]:
+    """What a perfect follower of the token grid would score."""
+    this = tier(pipe)
+    token = pipe.vae_scale_factor * pipe.transformer.config.patch_size
+    rows, cols = this.height // token, this.width // token
+    best = metrics.token_grid_ceiling(suite.masks, rows, cols, boxes=not suite.outlines)
+    undefined = metrics.aggregate(_nothing(best))
+    row = {
+        "method": CEILING,
+        **undefined,
+        suite.headline: 100 * best.nanmean().item(),
+        **_by_scene(best, suite),
+        "presence_by_objects": {},
+        "quality": None,
+        **fixed,
+        **dict.fromkeys(SAMPLING),
+        "settings": {},
+    }
+    return plain(row)
+
+
+def _nothing(like: Tensor) -> metrics.ObjectScores:
+    fields = metrics.ObjectScores.__dataclass_fields__
+    return metrics.ObjectScores(*(torch.full_like(like, torch.nan) for _ in fields))
+
+
+def _by_scene(values: Tensor, suite: Suite) -> dict[str, Any]:
+    """Interval and means by scene of the headline score: values [S, N * seeds] in [0, 1]."""
+    ends = metrics.bootstrap_interval(values, torch.Generator().manual_seed(0))
+    return {
+        "headline": suite.headline,
+        "interval": [100 * end for end in ends],
+        f"{suite.headline}_by_scene": (100 * values.nanmean(1)).tolist(),
+        "objects_by_scene": [len(layout.regions) for layout in suite.layouts],
+    }
+
+
+def settings_of(rule: Rule | None) -> dict[str, Any]:
+    """What a rule was set to, with its name; nothing for the stock pipeline."""
+    return {} if rule is None else {"rule": type(rule).__name__, **dataclasses.asdict(rule)}
+
+
+def plain(value: Any) -> Any:
+    """The same with numbers rounded and NaN as None: what JSON can hold."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 3)
+    return value
+
+
+# ------------------------------------------------------------------------------------- comparisons
+def compared(rows: Sequence[dict[str, Any]], against: str) -> list[dict[str, Any]]:
+    """The rows, each with `against`: how it differs from one method on the same scenes and noise.
+
+    `against` has the method's name, difference (of the headline score, in percentage points; above
+    0, the row is better), interval (95 %, by bootstrap over scenes of the differences: scenes are
+    hard or easy for all methods, so this is narrower than two intervals side by side), and how many
+    scenes the row wins, loses and ties (within 0.1 points). It is None for the method itself, and
+    where that has no row of the same suite, model, steps, guidance and dtype.
+    """
+    result = []
+    for row in rows:
+        others = (o for o in rows if o["method"] == against != row["method"] and _same(row, o))
+        other = next(others, None)
+        result.append(row | {"against": None if other is None else paired(row, other)})
+    return result
+
+
+def _same(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two rows are of the same scenes, drawn alike; renders were not drawn by a model."""
+    scenes = ("suite", "seed", "scenes", "model", "judge")
+    names = scenes if row["steps"] is None else (*scenes, *SAMPLING)
+    return all(row[name] == other[name] for name in names)
+
+
+def paired(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """One row against another of the same suite: see `compared`."""
+    by_scene = f"{row['headline']}_by_scene"
+    mine, theirs = (torch.tensor([_nan(v) for v in r[by_scene]]).double() for r in (row, other))
+    difference = mine - theirs
+    # a scene counts as often as it has objects, as in the score itself
+    objects = torch.tensor(row["objects_by_scene"])
+    slots = torch.arange(int(objects.max())) < objects[:, None]
+    by_object = torch.where(slots, difference[:, None], torch.nan)
+    interval = metrics.bootstrap_interval(by_object, torch.Generator().manual_seed(0))
+    return plain(
+        {
+            "method": other["method"],
+            "difference": by_object.nanmean().item(),
+            "interval": list(interval),
+            "wins": int((difference > CLOSE).sum()),
+            "losses": int((difference < -CLOSE).sum()),
+            "ties": int((difference.abs() <= CLOSE).sum()),
+        }
+    )
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+# -------------------------------------------------------------------------------------------- text
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as aligned text, a block for each suite; a dash where a score is not defined."""
+    suites = dict.fromkeys((row["suite"], row["model"]) for row in rows)
+    blocks = []
+    for suite, model in suites:
+        chosen = [row for row in rows if (row["suite"], row["model"]) == (suite, model)]
+        title = [] if len(suites) == 1 else [f"{suite}, {model}"]
+        blocks.append("\n".join([*title, _block(chosen)]))
+    return "\n\n".join(blocks)
+
+
+def _block(rows: Sequence[dict[str, Any]]) -> str:
+    headline = rows[0]["headline"]
+    others = [name for name in metrics.aggregate(_nothing(torch.zeros(1, 1))) if name != headline]
+    counts = sorted({count for row in rows for count in row["presence_by_objects"]})
+    head = ["method", headline, "95 %", *others, *(f"pres. {count}" for count in counts), "KID"]
+    against = next((row["against"]["method"] for row in rows if row.get("against")), None)
+    if against:
+        head += [f"vs {against}", "95 %", "won-lost"]
+    lines = [head]
+    for row in rows:
+        numbers = [row[name] for name in others]
+        numbers += [row["presence_by_objects"].get(count) for count in counts]
+        line = [row["method"], number(row[headline]), ends(row["interval"])]
+        line += [*map(number, numbers), number(row["quality"], 2)]
+        if against:
+            pair = row["against"]
+            line += (
+                [f"{pair['difference']:+.1f}", ends(pair["interval"], "+"), won_lost(pair)]
+                if pair
+                else ["-"] * 3
+            )
+        lines.append(line)
+    return aligned(lines)
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number, or a dash for None."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def ends(interval: Sequence[float] | None, sign: str = "") -> str:
+    """An interval, such as 61.0-63.5, or with a sign, +0.4 to +1.2; a dash where undefined."""
+    if interval is None or None in interval:
+        return "-"
+    return (" to " if sign else "-").join(f"{end:{sign}.1f}" for end in interval)
+
+
+def won_lost(pair: dict[str, Any]) -> str:
+    """Scenes won and lost."""
+    return f"{pair['wins']}-{pair['losses']}"
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Columns of text under a ruled head: the first flush left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([rows[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *rows[1:]])
