@@ -9,7 +9,10 @@ import base64
 import io
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -229,10 +232,13 @@ def test_what_cannot_be_painted_is_refused_at_once(arguments, error, message):
 
 
 def test_phrases_outside_the_caption_are_told_once(recwarn):
+    def told() -> int:
+        return sum("appended to the caption" in str(warning.message) for warning in recwarn)
+
     layout = dnb.Layout("a garden", [CAT])
-    assert len(recwarn) == 1
+    assert told() == 1
     painter = Painter(layout)
-    assert painter.layout.text == layout.text and len(recwarn) == 1
+    assert painter.layout.text == layout.text and told() == 1
 
 
 # --------------------------------------------------------------------------- the size, the fallback
@@ -271,3 +277,11 @@ def test_the_painter_shows_itself_in_a_notebook(monkeypatch):
     monkeypatch.setattr(explorer, "display", shown.append)
     painter._ipython_display_()
     assert shown == [painter.box]
+
+
+def test_the_page_travels_with_the_package():
+    root = Path(module.__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    packed = project["tool"]["setuptools"]["package-data"]["densenb"]
+    for name in ("painter.js", "painter.css"):
+        assert any(fnmatch(name, pattern) for pattern in packed), name
