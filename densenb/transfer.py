@@ -183,6 +183,13 @@ REPAIRS: dict[str, Callable[[Any], Rule]] = {"report": Transfer.reported} | {
 }
 """Name -> the rule for a pipeline: the report, then one repair after the other."""
 
+READINGS: dict[str, Callable[[Any], Rule]] = {
+    "report-inert": lambda pipe: repaired(pipe, {"layers": "none"}),
+    "report-image-only": lambda pipe: repaired(pipe, {"layers": "image-only"}),
+    "report-larger": lambda pipe: repaired(pipe, {"size_factor": 2.0}),
+}
+"""The report read otherwise: its mask reaches no layer, or `attn2` alone; another size factor."""
+
 RELAPSES: dict[str, Callable[[Any], Rule]] = {
     "relapse-scale": lambda pipe: relapsed(pipe, temperature=_scale(pipe)),
     "relapse-embedding": lambda pipe: relapsed(pipe, embedding=1.0),

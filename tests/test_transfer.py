@@ -9,13 +9,20 @@ import torch
 from tiny_random import random_pipeline
 
 import densenb as dnb
-from densenb import transfer
 from densenb.attention import dense_attention
 from densenb.baselines import HardMask
 from densenb.evaluate import METHODS, draw
 from densenb.modulation import DenseConfig, Plan, Rule, Step
 from densenb.stages import STAGES
-from densenb.transfer import CHANGES, RELAPSES, REPAIRS, Transfer, segment_factor, segment_mask
+from densenb.transfer import (
+    CHANGES,
+    READINGS,
+    RELAPSES,
+    REPAIRS,
+    Transfer,
+    segment_factor,
+    segment_mask,
+)
 
 CAPTION = "a blue cat and an orange umbrella in a rose garden"
 FIRST = Step(0, 4, 1.0)
@@ -316,5 +323,5 @@ def test_each_relapse_differs_from_the_librarys_setting_in_one_thing(miniature):
 
 
 def test_every_variant_is_a_method_of_the_command(miniature):
-    for name, rule in (transfer.REPAIRS | transfer.RELAPSES).items():
+    for name, rule in (REPAIRS | READINGS | RELAPSES).items():
         assert METHODS[name](miniature) == rule(miniature)
