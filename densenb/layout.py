@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ImageColor
+from PIL import Image, ImageColor
 from torch import Tensor
 
 from densenb.masks import (
@@ -215,6 +215,27 @@ class Layout:
         except ValueError as error:
             raise ValueError(f"{path} is not valid JSON ({error}): mend it there.") from error
         return cls.from_dict(data, folder=path.parent)
+
+    def to_png(self, picture: Image.Image, path: str | Path, **made: Any) -> None:
+        """Write the picture as PNG with the layout in its text, for `from_png`.
+
+        `made` may be `config`, `seed`, `steps` and `model`, see `layout_png.Made`. ValueError for
+        what `from_png` would refuse. Taught in notebook 11.
+        """
+        from densenb.layout_png import Made, write_png  # it builds on this module
+
+        write_png(picture, Made(self, **made), path)
+
+    @classmethod
+    def from_png(cls, path: str | Path) -> Layout:
+        """The layout of a picture that `to_png` wrote; `layout_png.read_png` gives the rest, too.
+
+        ValueError for a file without one, and for one over the limits: 64 MB of file, 1 MB of text,
+        2**26 pixels of picture, 2**24 pixels of painted masks. Taught in notebook 11.
+        """
+        from densenb.layout_png import read_png
+
+        return read_png(path).layout
 
 
 def regions_from_label_map(
