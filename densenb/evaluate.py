@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from densenb import metrics
 from densenb.attention import dense_attention
-from densenb.baselines import HardMask
+from densenb.baselines import HardMask, MultiplyWeights, PaintWithWords, ScaleByArea, ScaleText
 from densenb.evaluation_log import FIELDS, Key, Log, features_of, result, scores_of
 from densenb.judges import Judge, OracleJudge, named_object, score_suite
 from densenb.layout import Layout, against_neighbours
@@ -63,6 +63,11 @@ METHODS: dict[str, Callable[[Any], Rule | None]] = {
     "shuffled-masks": DenseConfig.tuned,
     "hard-mask": lambda pipe: HardMask(),
     "hard-mask-image": lambda pipe: HardMask(quadrants=HardMask.quadrants[:2]),
+    "hard-mask-alternating": HardMask.alternating,
+    "paint-with-words": lambda pipe: PaintWithWords(),
+    "mis-dit": MultiplyWeights.for_model,
+    "taca": lambda pipe: ScaleText(),
+    "omost": lambda pipe: ScaleByArea(),
 } | {name: lambda pipe, config=config: config for name, config in STAGES.items()}
 METHODS |= REPAIRS | READINGS | RELAPSES
 """Name -> the rule for a pipeline; None is the stock pipeline. Add a method by adding a line."""
