@@ -146,6 +146,19 @@ def segment_factor(plan: Plan, most: float = 1.0) -> Tensor:
     return factor.masked_fill(~inside, 1.0)
 
 
+@torch.no_grad()
+def leftover_noise(vae: Any, latents: Tensor) -> Tensor:
+    """How much of sampled latents `[B, C, h, w]` is no picture, 0 to about 1: `[B]`.
+
+    Decoded to a picture and encoded again, a picture comes back as it was, and noise does not: the
+    norm of what is lost over that of the latents. Taught in notebook 07.
+    """
+    latents = latents / vae.config.scaling_factor + vae.config.shift_factor
+    pixels = vae.decode(latents).sample.clamp(-1, 1)
+    lost = vae.encode(pixels).latent_dist.mode() - latents
+    return lost.flatten(1).norm(dim=1) / latents.flatten(1).norm(dim=1)
+
+
 # ------------------------------------------------------------------------------- the way, and back
 CHANGES: dict[str, dict[str, Any]] = {
     "repair-scale": {"temperature": 1.0},

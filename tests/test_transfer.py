@@ -20,6 +20,7 @@ from densenb.transfer import (
     RELAPSES,
     REPAIRS,
     Transfer,
+    leftover_noise,
     segment_factor,
     segment_mask,
 )
@@ -31,6 +32,11 @@ FIRST = Step(0, 4, 1.0)
 @pytest.fixture(scope="module")
 def pipe():
     return random_pipeline()
+
+
+@pytest.fixture(scope="module")
+def miniature():
+    return dnb.load("tiny")
 
 
 @pytest.fixture(scope="module")
@@ -275,12 +281,21 @@ def test_other_rules_are_called_without_a_callback(pipe, layout):
     assert Rule().after_step(2, None, FIRST, None) == 2
 
 
+def test_leftover_noise_is_what_the_autoencoder_cannot_show(miniature):
+    vae, random = miniature.vae, torch.Generator().manual_seed(0)
+    side = torch.linspace(-1, 1, 64)
+    pixels = torch.stack(
+        [side.expand(64, 64), side[:, None].expand(64, 64), 0 * side.expand(64, 64)]
+    )
+    latents = vae.encode(pixels[None]).latent_dist.mode() - vae.config.shift_factor
+    latents = latents * vae.config.scaling_factor
+    noise = torch.randn(latents.shape, generator=random)
+    shares = leftover_noise(vae, torch.cat([latents, latents + 0.5 * noise, noise]))
+    assert shares.shape == (3,) and shares[0] < 0.2
+    assert shares[0] + 0.1 < shares[1] < shares[2] - 0.1
+
+
 # ------------------------------------------------------------------------- the way, and back again
-@pytest.fixture(scope="module")
-def miniature():
-    return dnb.load("tiny")
-
-
 def test_each_repair_changes_what_its_name_says(miniature):
     rules = [asdict(rule(miniature)) for rule in REPAIRS.values()]
     assert list(REPAIRS) == ["report", *CHANGES]
