@@ -134,7 +134,7 @@ def mask_grids(layout: Layout, height: int, width: int) -> Figure:
             canvas = torch.lerp(canvas, colour.expand_as(canvas), 0.75 * mask)
         axis.imshow(canvas.permute(1, 2, 0), extent=(0, width, height, 0), interpolation="nearest")
         for index, mask in enumerate(pixels):
-            axis.contour(mask, [0.5], colors=[region_colour(index)], linewidths=1)
+            axis.contour(mask.numpy(), [0.5], colors=[region_colour(index)], linewidths=1)
         if side > 1:
             axis.vlines(range(side, width, side), 0, height, color="white", linewidth=0.3)
             axis.hlines(range(side, height, side), 0, width, color="white", linewidth=0.3)
