@@ -38,6 +38,9 @@ class Detector:
     def __init__(self, model: Any, processor: Any, threshold: float | None = None):
         self.model, self.processor = model.eval(), processor
         self.options = {} if threshold is None else {"threshold": threshold}
+        # OWL joins the texts of several pictures only if each is filled up to the longest possible
+        owl = model.config.model_type.startswith("owl")
+        self.padding = "max_length" if owl else "longest"
 
     def to(self, device: str) -> Detector:
         self.model.to(device)
@@ -53,7 +56,10 @@ class Detector:
         for start in range(0, len(phrases), AT_ONCE):
             pictures = [to_image(image) for image in images[start : start + AT_ONCE]]
             words = [[phrase] for phrase in phrases[start : start + AT_ONCE]]
-            inputs = self.processor(images=pictures, text=words, return_tensors="pt", padding=True)
+            inputs = self.processor(
+                images=pictures, text=words, return_tensors="pt", padding=self.padding,
+                truncation=True,
+            )  # fmt: skip
             outputs = self.model(**inputs.to(self.model.device))
             sizes = [(picture.height, picture.width) for picture in pictures]
             results = self.processor.post_process_grounded_object_detection(
@@ -99,8 +105,20 @@ class Clip:
 
 
 def load_detector(model: str, threshold: float | None = None) -> Detector:
-    """A detector from the Hugging Face Hub or a folder; ValueError, with the mend, if not there."""
-    return Detector(*_loaded(model, "AutoModelForZeroShotObjectDetection"), threshold)
+    """A detector from the Hugging Face Hub or a folder.
+
+    It is tried on a blank picture, so that what it lacks is said now.
+
+    Raises:
+        ValueError: when it is not there, is no detector, or needs another package (OWLv2 needs
+            scipy or torchvision); with the mend.
+    """
+    detector = Detector(*_loaded(model, "AutoModelForZeroShotObjectDetection"), threshold)
+    try:
+        detector.find(torch.zeros(1, 3, 64, 64), ["a cat"])
+    except ImportError as error:
+        raise ValueError(f"{model} needs a package that is not installed: {error}") from error
+    return detector
 
 
 def load_clip(model: str) -> Clip:
@@ -125,7 +143,10 @@ def _loaded(model: str, kind: str) -> tuple[Any, Any]:
 
 def _or_mend(model: str, kind: str, load: Any) -> Any:
     try:
-        return load(model)
+        try:
+            return load(model, local_files_only=True)  # what is there needs no network
+        except OSError:
+            return load(model)
     except OSError as error:  # not there, or no network and never downloaded
         raise ValueError(
             f"{model} cannot be loaded. Where there is a network, `hf download {model}` gets it "
