@@ -19,7 +19,7 @@ import torch
 
 import densenb as dnb
 from densenb import evaluate
-from densenb.baselines import HardMask
+from densenb.baselines import HardMask, MultiplyWeights, PaintWithWords, ScaleByArea, ScaleText
 from densenb.modulation import DenseConfig, Rule
 from densenb.suites import build_suite, known
 
@@ -95,6 +95,35 @@ for number in (1.0, 2.0, 3.0, 4.0, 6.0, 9.0):
 for number in (0.5, 1.0, 2.0, 4.0):
     SETTINGS[f"fixed bias 2, image-image {number:g}"] = fixed(2.0, number)
     SETTINGS[f"fixed bias 4, image-image {number:g}"] = fixed(4.0, number)
+
+# Each rival gets its choice as well.
+EVERY_OTHER = tuple(range(0, 6, 2))
+RIVALS: dict[str, Rule | None] = {
+    "alternating, window 1": HardMask(blocks=EVERY_OTHER, window=1.0),
+    "alternating, image rows": HardMask(blocks=EVERY_OTHER, quadrants=ROWS),
+    "taca 1.5": ScaleText(scale=1.5),
+    "taca 1.2, window 0.3": ScaleText(window=0.3),
+    "taca 1.5, window 0.3": ScaleText(scale=1.5, window=0.3),
+    "omost": ScaleByArea(),
+    "omost, window 0.3": ScaleByArea(window=0.3),
+    "omost, alone": ScaleByArea(encode_phrases_alone=True),
+    "mis-dit, half": MultiplyWeights(image_text=2.5, image_image=1.75, text_text=1.75),
+    "mis-dit, all blocks": MultiplyWeights(),
+    "mis-dit, double": MultiplyWeights(image_text=10, image_image=7, text_text=7),
+    "mis-dit, triple": MultiplyWeights(image_text=15, image_image=10.5, text_text=10.5),
+    "mis-dit, double, window 0.3": MultiplyWeights(
+        image_text=10, image_image=7, text_text=7, window=0.3
+    ),
+    "mis-dit, double, caption": MultiplyWeights(
+        image_text=10, image_image=7, text_text=7, encode_phrases_alone=False
+    ),
+}
+for number in (0.2, 0.4, 0.8, 1.6):
+    RIVALS[f"paint-with-words {number:g}"] = PaintWithWords(weight=number)
+    RIVALS[f"paint-with-words {number:g}, alone"] = PaintWithWords(
+        weight=number, encode_phrases_alone=True
+    )
+SETTINGS |= RIVALS
 
 COLUMNS = ("mIoU", "in_mask", "presence", "colour_binding", "leakage", "quality")
 
