@@ -86,9 +86,11 @@ class OracleJudge:
         for row, asked in zip(objects, phrases, strict=True):
             for slot, phrase in enumerate(asked):
                 row[slot] = torch.tensor(named_object(phrase))
-        labels = self.oracle(self._ready(images))
+        images = self._ready(images)
+        labels = self.oracle(images)
         noun_map, colour_map = labels.noun.cpu(), labels.colour.cpu()
-        masks = metrics.to_grid(masks, *noun_map.shape[-2:])
+        # large masks are made small where that is fast
+        masks = metrics.to_grid(masks.to(images.device), *noun_map.shape[-2:]).cpu()
         return metrics.score_objects(noun_map, colour_map, masks, *objects.unbind(-1))
 
     @torch.inference_mode()
