@@ -132,7 +132,9 @@ def mask_grids(layout: Layout, height: int, width: int) -> Figure:
         for index, mask in enumerate(masks):
             colour = torch.tensor(to_rgb(region_colour(index)))[:, None, None]
             canvas = torch.lerp(canvas, colour.expand_as(canvas), 0.75 * mask)
-        axis.imshow(canvas.permute(1, 2, 0), extent=(0, width, height, 0), interpolation="nearest")
+        axis.imshow(
+            canvas.permute(1, 2, 0).numpy(), extent=(0, width, height, 0), interpolation="nearest"
+        )
         for index, mask in enumerate(pixels):
             axis.contour(mask.numpy(), [0.5], colors=[region_colour(index)], linewidths=1)
         if side > 1:
