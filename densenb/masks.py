@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,8 @@ class Pixels(Mask):
         check_size("height", height)
         check_size("width", width)
         mask = torch.from_numpy(self._levels).double() / 255
+        if mask.shape == (height, width):
+            return mask.float()
         rows, columns = (resize_weights(*n) for n in zip(mask.shape, (height, width), strict=True))
         return (rows @ mask @ columns.T).clamp(0, 1).float()
 
@@ -280,6 +283,7 @@ def picture_name(path: str | Path | bytes) -> str:
     return "the picture" if isinstance(path, bytes) else str(path)
 
 
+@lru_cache(maxsize=64)  # a layout's masks, and a suite's, come in few sizes
 def resize_weights(source: int, target: int) -> Tensor:
     """Weights `[target, source]` that resize one axis: area average down, linear up."""
     if target < source:

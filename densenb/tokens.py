@@ -12,6 +12,7 @@ import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -226,9 +227,15 @@ def text_positions(tokenizer, text: str, length: int) -> list[int]:
 
 def token_ids(tokenizer, text: str) -> tuple[list[int], int]:
     """Ids without special tokens, and how many special tokens go before them (CLIP 1, T5 0)."""
+    ids, lead = _token_ids(tokenizer, text)
+    return list(ids), lead
+
+
+@lru_cache(maxsize=4096)  # finding a phrase asks for the same few texts again and again
+def _token_ids(tokenizer, text: str) -> tuple[tuple[int, ...], int]:
     ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     lead = tokenizer(text, verbose=False).input_ids.index(ids[0]) if ids else 0
-    return ids, lead
+    return tuple(ids), lead
 
 
 def clip_tokenizers(pipe) -> list:
