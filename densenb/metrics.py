@@ -11,10 +11,7 @@ Objects come as tensors [B, N] of indices, -1 where a slot is empty (`noun`), wh
 no colour word (`colour`) or no second one (`colour2`). Scores are [B, N] with NaN where a score is
 not defined, so that every mean is a `nanmean` over the objects that it speaks of.
 
-When a noun appears twice in a scene, its pixels are shared out: a pixel inside the mask of one of
-the twins is that twin's. Any other goes with the connected blob that it is part of: to the twin
-whose mask holds most of the blob, or whose mask centre is nearest when none holds any. So one cat
-between two masks counts once. Only a single cat that reaches into both masks counts for both.
+When a noun appears twice in a scene, its pixels are shared out between the twins (`twins.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +22,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from densenb.twins import shared_out
 
 GRID = 64
 """Side of the grid, in pixels, on which pictures are labelled and scored."""
@@ -104,41 +103,8 @@ def object_pixels(noun_map: Tensor, masks: Tensor, noun: Tensor) -> Tensor:
         for repeated in noun[scene][placed[scene]].unique():
             twins = (placed[scene] & (noun[scene] == repeated)).nonzero()[:, 0]
             if len(twins) > 1:
-                pixels[scene, twins] = _shared_out(pixels[scene, twins[0]], masks[scene, twins])
+                pixels[scene, twins] = shared_out(pixels[scene, twins[0]], masks[scene, twins])
     return pixels
-
-
-def _shared_out(pixels: Tensor, masks: Tensor) -> Tensor:
-    """The pixels [h, w] of a noun as those of its twins, by their masks: [T, h, w] bool."""
-    distance = _distance_to_centre(masks)
-    owner = (distance - 2.0 * masks).argmin(0)  # a pixel in a mask is nearest to it
-    outside = ~masks.any(0)
-    for blob in connected(pixels):
-        votes = (blob & masks).sum((-2, -1))
-        nearest = distance[:, blob].mean(1).argmin()
-        owner[blob & outside] = votes.argmax() if votes.any() else nearest
-    return pixels & (owner == torch.arange(len(masks), device=masks.device)[:, None, None])
-
-
-def connected(pixels: Tensor) -> Tensor:
-    """The connected blobs of a bool mask [h, w], corners touching: [K, h, w] bool."""
-    labels = torch.arange(1, pixels.numel() + 1, device=pixels.device).view_as(pixels) * pixels
-    while True:  # the largest number of a blob spreads over it
-        spread = F.max_pool2d(labels[None].double(), 3, stride=1, padding=1)[0].long() * pixels
-        if spread.equal(labels):
-            return labels == labels[pixels].unique()[:, None, None]
-        labels = spread
-
-
-def _distance_to_centre(masks: Tensor) -> Tensor:
-    """Distance of every pixel to the centre of each mask, in picture diagonals (< 2)."""
-    height, width = masks.shape[-2:]
-    y = torch.linspace(0, 1, height, device=masks.device)[:, None]
-    x = torch.linspace(0, 1, width, device=masks.device)[None, :]
-    area = masks.sum((-2, -1), keepdim=True).clamp(min=1)
-    centre_y = (masks * y).sum((-2, -1), keepdim=True) / area
-    centre_x = (masks * x).sum((-2, -1), keepdim=True) / area
-    return torch.hypot(y - centre_y, x - centre_x)
 
 
 def presence(pixels: Tensor, masks: Tensor) -> Tensor:

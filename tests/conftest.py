@@ -12,7 +12,7 @@ if not torch.cuda.is_available():  # read when Triton is first imported, which d
 
 from tiny_random import random_pipeline  # noqa: E402
 
-from densenb.tiny import backgrounds  # noqa: E402
+from densenb.tiny import backgrounds, world  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -26,4 +26,6 @@ def few_backgrounds():
     """One drawing of each background instead of sixteen, which take a CPU ten seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backgrounds, "VARIANTS", 1)
+        world.shared_world.cache_clear()  # it keeps the drawings
         yield
+        world.shared_world.cache_clear()
