@@ -6,7 +6,6 @@ What the user can mend ends in one line on stderr and exit code 2, before any lo
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import warnings
@@ -108,6 +107,10 @@ def parser() -> Parser:
     evaluate.add_argument(
         "--keep", type=_count, default=8, help="how many first scenes to picture (%(default)s)"
     )
+    evaluate.add_argument("--gallery", type=Path, help="folder for a page of the worst scenes")
+    evaluate.add_argument(
+        "--worst", type=_count, default=8, help="how many of each method (%(default)s)"
+    )
     evaluate.set_defaults(run=run_evaluate)
 
     doctor = commands.add_parser("doctor", help="what will run here, what not, and why")
@@ -183,104 +186,22 @@ def run_preview(options: argparse.Namespace) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    import torch
-
-    from densenb.evaluate import METHODS, compared, evaluate_each, table
-    from densenb.evaluation_log import Log
-    from densenb.judges import load_judge
-    from densenb.pipelines import load
-    from densenb.suites import SUITES, build_suite, known
+    from densenb import evaluate_command
+    from densenb.evaluate import METHODS
+    from densenb.suites import SUITES, known
 
     options.methods = _matching(options.methods, METHODS, "method")
-    suites = _matching(options.suite, SUITES, "suite")
+    options.suite = _matching(options.suite, SUITES, "suite")
     if options.against and known(options.against, METHODS, "method") not in options.methods:
         options.methods = [options.against, *options.methods]
     device = _device(options.device)
     for path in (options.out, options.log, options.sheet):
         if path:
             _file(path)
-    if options.pictures:
-        _folder(options.pictures)
-    state = _processes(options.device)
-    if state.num_processes > 1 and device == "cuda":
-        device = str(state.device)  # each process its own
-    log = Log(options.log, leads=state.is_local_main_process)
-    state.wait_for_everyone()  # nobody writes before all have read
-    judge = load_judge(options.judge, device)
-    pipe = load(options.model, device, getattr(torch, options.dtype))
-
-    rows: list[dict[str, Any]] = []
-    for name in suites:
-        kind = SUITES[name]
-        scenes = kind.scenes if options.full else options.scenes
-        suite = build_suite(name, scenes, options.seed, device)
-        for row in evaluate_each(
-            pipe,
-            options.methods,
-            suite,
-            seeds=range(kind.seeds) if options.full else options.seeds,
-            batch_size=options.batch_size,
-            device=device,
-            steps=options.steps,
-            guidance=options.guidance,
-            judge=judge,
-            log=log,
-        ):
-            rows.append(row)
-            if options.out:  # after every row: an interrupted run keeps what is finished
-                _write_rows(options.out, rows)
-    if not state.is_main_process:
-        return
-    if options.against:
-        rows = compared(rows, options.against)
-        if options.out:
-            _write_rows(options.out, rows)
-    print(table(rows))
-    if options.sheet or options.pictures:
-        _draw_first_scenes(
-            options, pipe, build_suite(suites[0], options.keep, options.seed, device)
-        )
-    for what in (options.out, options.log, options.sheet, options.pictures):
-        if what:
-            print(f"wrote {what}")
-
-
-def _processes(device: str | None) -> Any:
-    """The processes of `accelerate launch`; one, without it."""
-    from datetime import timedelta
-
-    from accelerate import PartialState
-
-    # who is done waits for the others, as long as they need
-    return PartialState(cpu=device == "cpu", timeout=timedelta(days=7))
-
-
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace the file at once: a kill in the middle leaves the old one whole."""
-    fresh = path.with_name(f"{path.name}.new")
-    text = json.dumps(rows, indent=2, allow_nan=False)
-    fresh.write_text(text + "\n", encoding="utf-8")
-    fresh.replace(path)
-
-
-def _draw_first_scenes(options: argparse.Namespace, pipe: Any, suite: Any) -> None:
-    """The first scenes by every method, from the first noise seed: `--sheet` and `--pictures`."""
-    from densenb import plots
-    from densenb.evaluate import GROUND_TRUTH, artist
-
-    shown = range(min(options.keep, options.scenes))
-    first = [(options.seeds[0], scene) for scene in shown]
-    kept = {GROUND_TRUTH: list(suite.images[: len(shown)].float() / 255)}
-    for method in options.methods:
-        draw = artist(pipe, method, suite, options.steps, options.guidance)
-        kept[method] = list(draw(first).cpu())
-    if options.sheet:
-        plots.sheet(kept).save(options.sheet)
-    for method, images in kept.items() if options.pictures else ():
-        (options.pictures / method).mkdir(exist_ok=True)
-        for index, image in enumerate(images):
-            path = options.pictures / method / f"scene-{index:03}.png"
-            plots.to_image(image).save(path)
+    for path in (options.pictures, options.gallery):
+        if path:
+            _folder(path)
+    evaluate_command.run(options, device)
 
 
 def run_doctor(options: argparse.Namespace) -> None:

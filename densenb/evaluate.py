@@ -14,20 +14,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from densenb import metrics
 from densenb.attention import dense_attention
 from densenb.baselines import HardMask, MultiplyWeights, PaintWithWords, ScaleByArea, ScaleText
 from densenb.evaluation_log import FIELDS, Key, Log, features_of, result, scores_of
 from densenb.judges import Judge, OracleJudge, named_object, score_suite
 from densenb.layout import Layout, against_neighbours
+from densenb.measuring import measure, score_layout
 from densenb.modulation import DenseConfig, Rule
 from densenb.pipelines import call_inputs, tier
 from densenb.stages import STAGES
@@ -43,7 +41,6 @@ from densenb.tables import (
     settings_of,
     table,
 )
-from densenb.tiny.oracle import load_oracle
 from densenb.transfer import READINGS, RELAPSES, REPAIRS
 
 __all__ = [
@@ -124,47 +121,6 @@ def draw(
             "Use float32, or bfloat16 on a GPU that has it."
         )
     return images.float()
-
-
-def measure(
-    images: Sequence[Image.Image] | Tensor, layout: Layout, oracle: Any = None
-) -> dict[str, float]:
-    """How well pictures follow one layout: means over all objects of all pictures, in percent.
-
-    Keys and NaN as in `metrics.aggregate`: mIoU, in_mask, presence, colour_binding, leakage, ...
-    The rest as in `score_layout`. Taught in notebook 00.
-    """
-    return metrics.aggregate(score_layout(images, layout, oracle))
-
-
-def score_layout(
-    images: Sequence[Image.Image] | Tensor, layout: Layout, oracle: Any = None
-) -> metrics.ObjectScores:
-    """What the oracle finds of each region's object: scores [B, R] of B pictures of one layout.
-
-    Args:
-        images: PIL pictures of one size, or [B, 3, H, W] in [0, 1].
-        layout: each region's phrase names one object of the synthetic world, see `named_object`.
-        oracle: by default the bundled one.
-
-    Raises:
-        ValueError: when the oracle could not tell what a region asks for.
-    """
-    objects = torch.tensor([named_object(region.phrase) for region in layout.regions])
-    if not isinstance(images, Tensor):
-        pixels = [torch.from_numpy(np.array(image.convert("RGB"))) for image in images]
-        images = torch.stack(pixels).permute(0, 3, 1, 2).float() / 255
-    oracle = load_oracle() if oracle is None else oracle
-    with torch.inference_mode():
-        labels = oracle(images.to(next(oracle.parameters()).device, torch.float32))
-    masks = metrics.to_grid(layout.pixel_masks(*images.shape[-2:]), *labels.noun.shape[-2:])
-    count = len(images)
-    return metrics.score_objects(
-        labels.noun.cpu(),
-        labels.colour.cpu(),
-        masks.expand(count, *masks.shape),
-        *objects.expand(count, *objects.shape).unbind(-1),
-    )
 
 
 def artist(
@@ -348,11 +304,12 @@ def evaluate_each(
                 if job.method == REFERENCES:
                     reference = features
                     continue
-                yield method_row(
+                row = method_row(
                     job.method, scores_of(lines), features, reference, suite, fixed, job.rule
                 )
+                yield row
                 if job.method == GROUND_TRUTH:
-                    yield ceiling_row(pipe, suite, fixed)
+                    yield ceiling_row(pipe, suite, fixed, row["headline"])
 
 
 def judged(job: Job, keys: Sequence[Key], suite: Suite, judge: Judge) -> list[dict[str, Any]]:

@@ -115,7 +115,7 @@ class Log:
             )
         if torn:
             warnings.warn(
-                f"{torn} lines of {self.path} are not whole (a run was killed while it wrote): "
+                f"{self.path} has {torn} broken line(s), as when a run is killed while it writes: "
                 "what they held is done again.",
                 stacklevel=3,
             )
@@ -140,9 +140,19 @@ class Log:
             self._write("".join(f"{text}\n" for text in texts).encode())
 
     def start(self, settings: dict[str, Any]) -> str:
-        """The ID of a run; its settings are written when they are new."""
+        """The ID of a run; its settings are written when they are new.
+
+        Warns when the file has the same method and suite with other settings: which they are.
+        """
         run = run_id(settings)
         if run not in self.settings:
+            changes = [_changed(settings, other) for other in self.settings.values()]
+            if self.leads and any(changes):
+                warnings.warn(
+                    f"{self.path} also has pictures of other {min(filter(None, changes), key=len)}:"
+                    " they are kept, but do not count here.",
+                    stacklevel=3,
+                )
             self.settings[run] = settings
             if self.leads:
                 self._append([{"run": run, "settings": settings, "made_with": versions()}])
@@ -168,6 +178,14 @@ class Log:
     def of_run(self, run: str, seeds: Sequence[int], scenes: int) -> list[dict[str, Any]]:
         """The lines of a finished run: all scenes of the first seed, then of the next."""
         return [self.lines[Key(run, seed, scene)] for seed in seeds for scene in range(scenes)]
+
+
+def _changed(settings: dict[str, Any], other: dict[str, Any]) -> str:
+    """Names of the settings in which two runs of one method and suite differ; else nothing."""
+    if any(settings[name] != other[name] for name in ("method", "suite")):
+        return ""
+    names = {**settings, **other}
+    return ", ".join(name for name in names if settings.get(name) != other.get(name))
 
 
 def versions() -> dict[str, str]:

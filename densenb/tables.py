@@ -23,8 +23,8 @@ GROUND_TRUTH = "ground-truth"
 CEILING = "token-grid ceiling"
 FEWEST_FOR_QUALITY = 32  # pictures; below, the distance says nothing
 CLOSE = 0.1  # percentage points; scenes nearer than this are a tie
-FIELD_OF = {"mIoU": "iou", "box_iou": "box_iou"}
-"""Headline -> the field of `ObjectScores` that it is the mean of."""
+FIELD_OF = {"mIoU": "iou", "box_iou": "box_iou", "phrase_binding": "phrase_bound"}
+"""Scores to rank by -> the field of `ObjectScores` that each is the mean of."""
 SAMPLING = ("seeds", "steps", "guidance", "dtype")  # what renders and ceilings have not
 
 
@@ -51,7 +51,8 @@ def method_row(
         str(number): metrics.aggregate(scores.rows(repeated == number))["presence"]
         for number in objects.unique().tolist()
     }
-    values = getattr(scores, FIELD_OF[suite.headline])
+    headline = headline_of(suite, scores)
+    values = getattr(scores, FIELD_OF[headline])
     quality = None
     enough = reference is not None and min(len(scores), len(reference)) >= FEWEST_FOR_QUALITY
     if features is not None and enough:
@@ -59,7 +60,7 @@ def method_row(
     row = {
         "method": method,
         **metrics.aggregate(scores),
-        **_by_scene(torch.cat(values.split(count), 1), suite),
+        **_by_scene(headline, torch.cat(values.split(count), 1), suite),
         "presence_by_objects": by_objects,
         "quality": quality,
         **fixed,
@@ -70,18 +71,28 @@ def method_row(
     return plain(row)
 
 
-def ceiling_row(pipe: Any, suite: Suite, fixed: dict[str, Any]) -> dict[str, Any]:
-    """What a perfect follower of the token grid would score."""
+def headline_of(suite: Suite, scores: metrics.ObjectScores) -> str:
+    """The score to rank by: the suite's, or the first that this judge can tell."""
+    for name in (suite.headline, *FIELD_OF):
+        if not getattr(scores, FIELD_OF[name]).isnan().all():
+            return name
+    return suite.headline
+
+
+def ceiling_row(pipe: Any, suite: Suite, fixed: dict[str, Any], headline: str) -> dict[str, Any]:
+    """What a perfect follower of the token grid would score, where that is an overlap."""
     this = tier(pipe)
     token = pipe.vae_scale_factor * pipe.transformer.config.patch_size
     rows, cols = this.height // token, this.width // token
-    best = metrics.token_grid_ceiling(suite.masks, rows, cols, boxes=not suite.outlines)
+    best = metrics.token_grid_ceiling(suite.masks, rows, cols, boxes=headline == "box_iou")
+    if headline not in ("mIoU", "box_iou"):
+        best = torch.full_like(best, torch.nan)
     undefined = metrics.aggregate(_nothing(best))
     row = {
         "method": CEILING,
         **undefined,
-        suite.headline: 100 * best.nanmean().item(),
-        **_by_scene(best, suite),
+        headline: 100 * best.nanmean().item(),
+        **_by_scene(headline, best, suite),
         "presence_by_objects": {},
         "quality": None,
         **fixed,
@@ -96,13 +107,13 @@ def _nothing(like: Tensor) -> metrics.ObjectScores:
     return metrics.ObjectScores(*(torch.full_like(like, torch.nan) for _ in fields))
 
 
-def _by_scene(values: Tensor, suite: Suite) -> dict[str, Any]:
+def _by_scene(headline: str, values: Tensor, suite: Suite) -> dict[str, Any]:
     """Interval and means by scene of the headline score: values [S, N * seeds] in [0, 1]."""
     ends = metrics.bootstrap_interval(values, torch.Generator().manual_seed(0))
     return {
-        "headline": suite.headline,
+        "headline": headline,
         "interval": [100 * end for end in ends],
-        f"{suite.headline}_by_scene": (100 * values.nanmean(1)).tolist(),
+        f"{headline}_by_scene": (100 * values.nanmean(1)).tolist(),
         "objects_by_scene": [len(layout.regions) for layout in suite.layouts],
     }
 
@@ -143,7 +154,7 @@ def compared(rows: Sequence[dict[str, Any]], against: str) -> list[dict[str, Any
 
 def _same(row: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two rows are of the same scenes, drawn alike; renders were not drawn by a model."""
-    scenes = ("suite", "seed", "scenes", "model", "judge")
+    scenes = ("suite", "seed", "scenes", "model", "judge", "headline")
     names = scenes if row["steps"] is None else (*scenes, *SAMPLING)
     return all(row[name] == other[name] for name in names)
 
@@ -204,7 +215,7 @@ def _block(rows: Sequence[dict[str, Any]]) -> str:
             pair = row["against"]
             line += (
                 [f"{pair['difference']:+.1f}", ends(pair["interval"], "+"), won_lost(pair)]
-                if pair
+                if pair and pair["difference"] is not None
                 else ["-"] * 3
             )
         lines.append(line)

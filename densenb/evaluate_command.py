@@ -1,0 +1,111 @@
+"""What `densenb evaluate` does once its options are known to be right."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from densenb import failures, plots
+from densenb.evaluate import GROUND_TRUTH, artist, compared, evaluate_each, table
+from densenb.evaluation_log import Log
+from densenb.judges import load_judge
+from densenb.pipelines import load
+from densenb.suites import SUITES, Suite, build_suite
+
+
+def run(options: argparse.Namespace, device: str) -> None:
+    """Evaluate every suite; then, in the main process, write and print what was asked for."""
+    # who is done waits for the others, as long as they need
+    state = PartialState(cpu=options.device == "cpu", timeout=timedelta(days=7))
+    if state.num_processes > 1 and device == "cuda":
+        device = str(state.device)  # each process its own
+    log = Log(options.log, leads=state.is_local_main_process)
+    state.wait_for_everyone()  # nobody writes before all have read
+    judge = load_judge(options.judge, device)
+    pipe = load(options.model, device, getattr(torch, options.dtype))
+
+    suites, rows = {}, []
+    for name in options.suite:
+        kind = SUITES[name]
+        scenes = kind.scenes if options.full else options.scenes
+        suites[name] = build_suite(name, scenes, options.seed, device)
+        for row in evaluate_each(
+            pipe,
+            options.methods,
+            suites[name],
+            seeds=range(kind.seeds) if options.full else options.seeds,
+            batch_size=options.batch_size,
+            device=device,
+            steps=options.steps,
+            guidance=options.guidance,
+            judge=judge,
+            log=log,
+        ):
+            rows.append(row)
+            if options.out:  # after every row: an interrupted run keeps what is finished
+                write_rows(options.out, rows)
+    if not state.is_main_process:
+        return
+    if options.against:
+        rows = compared(rows, options.against)
+        if options.out:
+            write_rows(options.out, rows)
+    print(table(rows))
+    if options.sheet or options.pictures:
+        first_scenes(options, pipe, suites[options.suite[0]])
+    if options.gallery:
+        gallery(options, pipe, suites, rows)
+    for what in (options.out, options.log, options.sheet, options.pictures, options.gallery):
+        if what:
+            print(f"wrote {what}")
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Replace the file at once: a kill in the middle leaves the old one whole."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    fresh.replace(path)
+
+
+def first_scenes(options: argparse.Namespace, pipe: Any, suite: Suite) -> None:
+    """The first scenes by every method, from the first noise seed: `--sheet` and `--pictures`."""
+    shown = range(min(options.keep, len(suite)))
+    first = [(options.seeds[0], scene) for scene in shown]
+    kept = {GROUND_TRUTH: list(suite.images[: len(shown)].float() / 255)}
+    for method in options.methods:
+        draw = artist(pipe, method, suite, options.steps, options.guidance)
+        kept[method] = list(draw(first).cpu())
+    if options.sheet:
+        plots.sheet(kept).save(options.sheet)
+    for method, images in kept.items() if options.pictures else ():
+        (options.pictures / method).mkdir(exist_ok=True)
+        for index, image in enumerate(images):
+            path = options.pictures / method / f"scene-{index:03}.png"
+            plots.to_image(image).save(path)
+
+
+def gallery(
+    options: argparse.Namespace, pipe: Any, suites: dict[str, Suite], rows: list[dict[str, Any]]
+) -> None:
+    """A page of each method's worst scenes: `--gallery`."""
+    sections = {
+        name: failures.section(
+            options.gallery,
+            suite,
+            [row for row in rows if row["suite"] == name],
+            lambda method, suite=suite: artist(
+                pipe, method, suite, options.steps, options.guidance
+            ),
+            options.worst,
+            against=options.against,
+        )
+        for name, suite in suites.items()
+    }
+    failures.write(options.gallery, f"What fails: {rows[0]['model']}", sections)

@@ -1,0 +1,57 @@
+"""How well a few pictures follow one layout: the scores of an evaluation, for pictures at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from densenb import metrics
+from densenb.judges import named_object
+from densenb.layout import Layout
+from densenb.tiny.oracle import load_oracle
+
+
+def measure(
+    images: Sequence[Image.Image] | Tensor, layout: Layout, oracle: Any = None
+) -> dict[str, float]:
+    """How well pictures follow one layout: means over all objects of all pictures, in percent.
+
+    Keys and NaN as in `metrics.aggregate`: mIoU, in_mask, presence, colour_binding, leakage, ...
+    The rest as in `score_layout`. Taught in notebook 00.
+    """
+    return metrics.aggregate(score_layout(images, layout, oracle))
+
+
+def score_layout(
+    images: Sequence[Image.Image] | Tensor, layout: Layout, oracle: Any = None
+) -> metrics.ObjectScores:
+    """What the oracle finds of each region's object: scores [B, R] of B pictures of one layout.
+
+    Args:
+        images: PIL pictures of one size, or [B, 3, H, W] in [0, 1].
+        layout: each region's phrase names one object of the synthetic world, see `named_object`.
+        oracle: by default the bundled one.
+
+    Raises:
+        ValueError: when the oracle could not tell what a region asks for.
+    """
+    objects = torch.tensor([named_object(region.phrase) for region in layout.regions])
+    if not isinstance(images, Tensor):
+        pixels = [torch.from_numpy(np.array(image.convert("RGB"))) for image in images]
+        images = torch.stack(pixels).permute(0, 3, 1, 2).float() / 255
+    oracle = load_oracle() if oracle is None else oracle
+    with torch.inference_mode():
+        labels = oracle(images.to(next(oracle.parameters()).device, torch.float32))
+    masks = metrics.to_grid(layout.pixel_masks(*images.shape[-2:]), *labels.noun.shape[-2:])
+    count = len(images)
+    return metrics.score_objects(
+        labels.noun.cpu(),
+        labels.colour.cpu(),
+        masks.expand(count, *masks.shape),
+        *objects.expand(count, *objects.shape).unbind(-1),
+    )
