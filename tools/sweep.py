@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,35 @@ for number in (0.5, 1.0, 2.0, 4.0):
     SETTINGS[f"fixed bias 2, image-image {number:g}"] = fixed(2.0, number)
     SETTINGS[f"fixed bias 4, image-image {number:g}"] = fixed(4.0, number)
 
+# Around the best of the first round, on more scenes and noises: docs/sweep.md, second table.
+HALF = {"area": 0.0, "image_text": 0.5}
+FINE: dict[str, Rule | None] = {
+    f"{'alone, ' if alone else ''}area {area:g}, image-text {text:g}": behind(
+        area=area, image_text=text, encode_phrases_alone=alone
+    )
+    for alone in (False, True)
+    for area, text in ((0, 0.3), (0, 0.4), (0.25, 0.4), (0.25, 0.5), (0.5, 0.5), (0.5, 0.7))
+}
+for alone in (False, True):
+    words = "alone, image-text 0.4" if alone else "image-text 0.4"
+    same = {"area": 0.0, "image_text": 0.4, "encode_phrases_alone": alone}
+    FINE |= {
+        f"{words}, image-image 0.5": behind(**same, image_image=0.5),
+        f"{words}, soft masks": behind(**same, masks="soft"),
+        f"{words}, window 0.4": behind(**same, window=0.4),
+        f"{words}, by fraction": behind(**same, clock="fraction", decay=1.0),
+        f"{words}, text-text 0.3": behind(**same, text_text=0.3),
+    }
+FINE |= {
+    "alone, image-text 0.3, image-image 0.6": behind(
+        area=0.0, image_text=0.3, image_image=0.6, encode_phrases_alone=True
+    ),
+    "alone, area 0, image-text 0.5": behind(**HALF, encode_phrases_alone=True),
+    "fixed bias 2.5, image-image 1": fixed(2.5, 1.0),
+    "fixed bias 2, image-image 1, alone": replace(fixed(2.0, 1.0), encode_phrases_alone=True),
+}
+SETTINGS |= FINE
+
 # Each rival gets its choice as well.
 EVERY_OTHER = tuple(range(0, 6, 2))
 RIVALS: dict[str, Rule | None] = {
@@ -132,8 +162,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", default="tiny", help="tiny, or a trained state of the miniature")
     parser.add_argument("--scenes", type=int, default=96)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of scenes and noise")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="more noise")
     parser.add_argument("--only", nargs="+", default=list(SETTINGS), help="names; all by default")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
@@ -144,10 +176,12 @@ def main(arguments: list[str] | None = None) -> None:
     evaluate.METHODS.update({name: lambda pipe, rule=rule: rule for name, rule in chosen.items()})
     options.out.parent.mkdir(parents=True, exist_ok=True)
     device = evaluate.best_device()
-    pipe = dnb.load("tiny", device, getattr(torch, options.dtype))
+    pipe = dnb.load(options.model, device, getattr(torch, options.dtype))
     suite = build_suite("tune", options.scenes, options.seed, device)
     rows = []
-    for row in evaluate.evaluate_each(pipe, list(chosen), suite, batch_size=options.batch_size):
+    for row in evaluate.evaluate_each(
+        pipe, list(chosen), suite, options.seeds, batch_size=options.batch_size
+    ):
         rows.append(row)
         options.out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     rows.sort(key=lambda row: row["mIoU"])
