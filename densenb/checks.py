@@ -15,6 +15,7 @@ from densenb.checks_attention import (
     check_prediction,
     check_text_mass,
 )
+from densenb.checks_measure import check_kendall_tau, check_mean_iou, check_paired_interval
 from densenb.checks_scaling import (
     check_moved_scores,
     check_own_share,
@@ -29,11 +30,11 @@ from densenb.layout import Layout
 from densenb.masks import Mask
 
 __all__ = [
-    "CheckFailed", "check_attends", "check_four_bits", "check_guidance", "check_layout_moved",
-    "check_moved_scores", "check_own_share", "check_own_words_only", "check_phrase_map",
-    "check_prediction", "check_push_only", "check_region_bias", "check_same_pixels",
-    "check_soft_masks", "check_substitute", "check_text_mass", "check_token_count",
-    "check_value_range", "report",
+    "CheckFailed", "check_attends", "check_four_bits", "check_guidance", "check_kendall_tau",
+    "check_layout_moved", "check_mean_iou", "check_moved_scores", "check_own_share",
+    "check_own_words_only", "check_paired_interval", "check_phrase_map", "check_prediction",
+    "check_push_only", "check_region_bias", "check_same_pixels", "check_soft_masks",
+    "check_substitute", "check_text_mass", "check_token_count", "check_value_range", "report",
 ]  # fmt: skip
 
 SIDE = 256  # pixels on which masks are compared

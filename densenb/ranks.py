@@ -1,0 +1,25 @@
+"""Does one ranking of methods hold elsewhere, on another model or other scenes?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
+    """How far two lists of scores of the same methods agree on their order, from -1 to 1.
+
+    Of all pairs of methods, the share that both put in the same order, minus the share that they
+    put in opposite orders; a tie counts for neither (Kendall 1938). 0 is what two random orders
+    give on average. ValueError for lists of different lengths or of less than two. Taught in
+    notebook 08.
+    """
+    if len(first) != len(second) or len(first) < 2:
+        raise ValueError(
+            f"kendall_tau got {len(first)} and {len(second)} scores: give the scores of the same "
+            "two methods or more."
+        )
+    a, b = (torch.as_tensor(scores, dtype=torch.double) for scores in (first, second))
+    i, j = torch.triu_indices(len(a), len(a), offset=1)
+    return ((a[i] - a[j]).sign() * (b[i] - b[j]).sign()).mean().item()
