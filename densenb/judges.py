@@ -37,8 +37,6 @@ class Judge(Protocol):
 
     name: str
     """As in `load_judge`; it belongs into every row."""
-    headline: str | None
-    """The score to rank by, a key of `metrics.aggregate`; None: the suite's own."""
 
     def to(self, device: str) -> Judge:
         """Move to a device; returns itself."""
@@ -71,7 +69,6 @@ class OracleJudge:
     """
 
     name = "oracle"
-    headline = None
 
     def __init__(self, oracle: Any = None, device: str = "cpu"):
         self.oracle = load_oracle(device) if oracle is None else oracle.to(device)
@@ -157,8 +154,6 @@ class DetectorJudge:
         name: for the rows.
     """
 
-    headline = "box_iou"
-
     def __init__(self, detector: Any, name: str = "detector"):
         self.detector, self.name = detector, name
 
@@ -232,8 +227,6 @@ class ClipJudge:
             both of length 1, and `to`.
         name: for the rows.
     """
-
-    headline = "phrase_binding"
 
     def __init__(self, clip: Any, name: str = "clip"):
         self.clip, self.name = clip, name

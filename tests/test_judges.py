@@ -44,15 +44,6 @@ def test_the_oracle_scores_a_suite_as_it_scores_label_maps(few_backgrounds):
     assert metrics.aggregate(scores)["mIoU"] > 80
 
 
-def test_every_judge_ranks_by_a_score_that_it_fills_in():
-    masks, phrases = [mask(*LEFT), mask(*RIGHT)], ["a red cat", "a blue dog"]
-    found = detect(Finds(cat=[LEFT], dog=[RIGHT]), phrases, masks)
-    looked = look(painted((LEFT, "red"), (RIGHT, "blue")), phrases, masks)
-    for kind, scores in ((judges.DetectorJudge, found), (judges.ClipJudge, looked)):
-        assert metrics.aggregate(scores)[kind.headline] == 100
-    assert judges.OracleJudge.headline is None
-
-
 def test_scenes_of_a_suite_are_scored_in_any_order(few_backgrounds):
     suite = suites.build_suite("test", 3)
     images = suite.images.float() / 255
