@@ -65,6 +65,7 @@ METHODS: dict[str, Callable[[Any], Rule | None]] = {
     "mis-dit": MultiplyWeights.for_model,
     "taca": lambda pipe: ScaleText(),
     "omost": lambda pipe: ScaleByArea(),
+    "omost-early": lambda pipe: ScaleByArea(window=0.3),
 } | {name: lambda pipe, config=config: config for name, config in STAGES.items()}
 METHODS |= REPAIRS | READINGS | RELAPSES
 """Name -> the rule for a pipeline; None is the stock pipeline. Add a method by adding a line."""
