@@ -142,25 +142,25 @@ function drawGrid(pen, zoom, { width, height }) {
   pen.stroke();
 }
 
-// Black in a white rim, inside the canvas wherever the region is.
-function drawLabel(pen, text, x, y, bold) {
-  pen.font = `${bold ? "bold " : ""}28px sans-serif`;
-  const half = pen.measureText(text).width / 2 + 6;
+// Black in a white rim, inside the canvas wherever the region is; `unit` is a pixel of the page.
+function drawLabel(pen, unit, text, x, y, bold) {
+  pen.font = `${bold ? "bold " : ""}${14 * unit}px sans-serif`;
+  const half = pen.measureText(text).width / 2 + 3 * unit;
   const left = Math.min(Math.max(x, half), Math.max(pen.canvas.width - half, half));
-  const top = Math.min(Math.max(y, 22), pen.canvas.height - 22);
+  const top = Math.min(Math.max(y, 11 * unit), pen.canvas.height - 11 * unit);
   Object.assign(pen, { textAlign: "center", textBaseline: "middle", lineJoin: "round" });
-  Object.assign(pen, { lineWidth: 6, strokeStyle: "white", fillStyle: "black" });
+  Object.assign(pen, { lineWidth: 3 * unit, strokeStyle: "white", fillStyle: "black" });
   pen.strokeText(text, left, top);
   pen.fillText(text, left, top);
 }
 
-// A ring as wide as the brush, and a cross for the other tools.
-function drawCursor(pen, zoom, { x, y }, radius) {
-  for (const [line, colour] of [[5, "white"], [2, "black"]]) {
-    Object.assign(pen, { lineWidth: line, strokeStyle: colour });
+// A cross, and a ring as wide as the brush.
+function drawCursor(pen, unit, zoom, { x, y }, radius) {
+  for (const [line, colour] of [[3, "white"], [1, "black"]]) {
+    Object.assign(pen, { lineWidth: line * unit, strokeStyle: colour });
     pen.beginPath();
     if (radius) pen.arc(x * zoom, y * zoom, radius * zoom, 0, 2 * Math.PI);
-    for (const [dx, dy] of [[12, 0], [0, 12]]) {
+    for (const [dx, dy] of [[6 * unit, 0], [0, 6 * unit]]) {
       pen.moveTo(x * zoom - dx, y * zoom - dy);
       pen.lineTo(x * zoom + dx, y * zoom + dy);
     }
@@ -199,7 +199,7 @@ function render({ model, el }) {
   let middles = [];
 
   // ---- what is on the page
-  const root = element(el, "div", { className: "densenb-painter" });
+  const root = element(el, "div", { className: "densenb-painter", inert: true });
   const regionBar = group(root, "regions");
   const bar = element(root, "div", { className: "bar" });
   const toolBar = group(bar, "tools");
@@ -244,21 +244,23 @@ function render({ model, el }) {
 
   function draw() {
     const pen = canvas.getContext("2d");
+    const unit = canvas.width / (canvas.clientWidth || canvas.width);
     pen.imageSmoothingEnabled = false; // pixels stay squares
     pen.drawImage(paper.canvas, 0, 0, canvas.width, canvas.height);
     if (grid.checked) drawGrid(pen, zoom, size);
     middles.forEach((middle, i) => {
       const text = `${i + 1} ${state.regions[i].phrase}`;
       const short = text.length > 26 ? `${text.slice(0, 25)}…` : text;
-      if (middle) drawLabel(pen, short, middle.x * zoom, middle.y * zoom, i === state.chosen);
+      if (middle) drawLabel(pen, unit, short, middle.x * zoom, middle.y * zoom, i === state.chosen);
     });
     const round = state.tool === "Brush" || state.tool === "Eraser";
-    if (cursor) drawCursor(pen, zoom, cursor, round ? radius() : 0);
+    if (cursor) drawCursor(pen, unit, zoom, cursor, round ? radius() : 0);
   }
 
   function refresh() {
-    [...regionBar.children].forEach((node, i) => node.setAttribute("aria-pressed", i === state.chosen));
-    tools.forEach((node) => node.setAttribute("aria-pressed", node.textContent === state.tool));
+    const press = (node, on) => node.setAttribute("aria-pressed", on);
+    [...regionBar.children].forEach((node, i) => press(node, i === state.chosen));
+    tools.forEach((node) => press(node, node.textContent === state.tool));
     undoButton.setAttribute("aria-disabled", !state.past.length); // `disabled` would lose the focus
     redoButton.setAttribute("aria-disabled", !state.future.length);
     repaint();
@@ -315,7 +317,7 @@ function render({ model, el }) {
   }
 
   function send() {
-    line.textContent = "";
+    tell(); // in place of what the page itself had to say
     refresh();
     model.set("masks", state.layers.map((layer) => layer.text));
     model.save_changes();
@@ -336,7 +338,7 @@ function render({ model, el }) {
     if (loading.anew) {
       const chosen = Math.min(state.chosen, layers.length - 1);
       Object.assign(state, { regions: model.get("regions"), layers, past: [], future: [], chosen });
-      loading.anew = false;
+      loading.anew = root.inert = false; // only now is there something to paint on
       listRegions();
     } else if (layers.some((layer, i) => layer.text !== state.layers[i].text)) {
       step(layers);
@@ -378,7 +380,6 @@ function render({ model, el }) {
 
   // ---- one gesture, by pointer or by key
   function begin(place, pointer) {
-    if (!state.layers.length) return; // not there yet
     gesture = { pointer, from: place, at: place, mask: state.layers[state.chosen].mask.slice() };
     if (state.tool === "Fill") fill(gesture.mask, size, place);
     else extend(place);
@@ -456,8 +457,8 @@ function render({ model, el }) {
   function onKey(event) {
     const command = event.ctrlKey || event.metaKey;
     const key = event.key.toLowerCase();
-    if (command && key === "z") travel(...(event.shiftKey ? ["future", "past"] : ["past", "future"]));
-    else if (command && key === "y") travel("future", "past");
+    if (command && (key === "y" || (key === "z" && event.shiftKey))) travel("future", "past");
+    else if (command && key === "z") travel("past", "future");
     else if (!command && /^[1-9]$/.test(key)) choose(Number(key) - 1);
     else if (event.target !== canvas || command || !onCanvas(event)) {
       if (!command) event.stopPropagation(); // letters would run the notebook's commands
@@ -475,7 +476,10 @@ function render({ model, el }) {
     copyButton.textContent = "Copy";
   }
   const heard = {
-    "change:masks": receive, "change:loads": loadAnew, "change:message": tell, "change:code": recode,
+    "change:masks": receive,
+    "change:loads": loadAnew,
+    "change:message": tell,
+    "change:code": recode,
   };
   Object.entries(heard).forEach(([name, callback]) => model.on(name, callback));
   tell();

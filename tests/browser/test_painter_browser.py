@@ -1,7 +1,7 @@
 """The painter's page in headless Chromium, with a real `Painter` behind it: each control, by hand.
 
 A few lines of page stand in for the notebook's front end, so every control is tried in a second;
-the painter in JupyterLab itself is in `test_lab.py`.
+the painter in JupyterLab itself is in `test_painter_lab.py`.
 """
 
 from __future__ import annotations
@@ -252,6 +252,14 @@ def test_an_empty_region_is_told_and_undone(hand):
         hand.masks()
     hand.press("Control+z")
     assert hand.painter.layout == LAYOUT and hand.page.locator(".message").inner_text() == ""
+
+
+def test_what_python_says_stays_while_it_is_true(hand):
+    said = hand.page.locator(".message")
+    hand.click("Clear the chosen region")
+    hand.press("2")
+    hand.drag((200, 100), (250, 100))
+    assert "region 1" in said.inner_text()  # still empty
 
 
 # ------------------------------------------------------------------------------------------- keys
