@@ -10,9 +10,9 @@ PACKAGE = Path(__file__).parent
 
 
 def table(name: str) -> Any:
-    """A committed table such as "measure", mostly a list of rows; ValueError with the names there are.
+    """The table docs/`name`.json, such as "measure": mostly a list of rows.
 
-    Taught in notebook 08.
+    ValueError, with the tables that there are, for any other name.
     """
     # beside the package in a copy of the repository, inside it when installed
     folder = next(f for f in (PACKAGE / "docs", PACKAGE.parent / "docs") if f.is_dir())

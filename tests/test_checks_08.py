@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import tomllib
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 from densenb import checks, measured
 from densenb.metrics import iou
 from densenb.ranks import kendall_tau
+from tools.notebooks import ROOT
 
 
 def asked(masks):
@@ -176,3 +178,12 @@ def test_installed_the_tables_are_inside_the_package(tmp_path, monkeypatch):
     (tmp_path / "docs" / "one.json").write_text(json.dumps([{"method": "stock"}]))
     monkeypatch.setattr(measured, "PACKAGE", tmp_path)
     assert measured.table("one") == [{"method": "stock"}]
+
+
+def test_what_is_installed_is_every_package_and_the_tables():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    code = {path.parent.relative_to(ROOT) for path in (ROOT / "densenb").rglob("__init__.py")}
+    names = {".".join(folder.parts) for folder in code}
+    assert set(project["setuptools"]["packages"]) == names | {"densenb.docs"}
+    assert project["setuptools"]["package-dir"] == {"densenb.docs": "docs"}
+    assert project["setuptools"]["package-data"]["densenb.docs"] == ["*.json"]
