@@ -62,6 +62,7 @@ METHODS: dict[str, Callable[[Any], Rule | None]] = {
     "hard-mask-image": lambda pipe: HardMask(quadrants=HardMask.quadrants[:2]),
     "hard-mask-alternating": HardMask.alternating,
     "paint-with-words": lambda pipe: PaintWithWords(),
+    "paint-with-words-half": lambda pipe: PaintWithWords(weight=0.2),
     "mis-dit": MultiplyWeights.for_model,
     "taca": lambda pipe: ScaleText(),
     "omost": lambda pipe: ScaleByArea(),

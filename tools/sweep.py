@@ -148,11 +148,13 @@ RIVALS: dict[str, Rule | None] = {
         image_text=10, image_image=7, text_text=7, encode_phrases_alone=False
     ),
 }
-for number in (0.2, 0.4, 0.8, 1.6):
+for number in (0.1, 0.2, 0.3, 0.4, 0.8):
     RIVALS[f"paint-with-words {number:g}"] = PaintWithWords(weight=number)
     RIVALS[f"paint-with-words {number:g}, alone"] = PaintWithWords(
         weight=number, encode_phrases_alone=True
     )
+for number in (0.2, 0.4):
+    RIVALS[f"paint-with-words {number:g}, window 0.3"] = PaintWithWords(weight=number, window=0.3)
 SETTINGS |= RIVALS
 
 COLUMNS = ("mIoU", "in_mask", "presence", "colour_binding", "leakage", "quality")
