@@ -14,7 +14,7 @@ from __future__ import annotations
 import html
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -237,20 +237,8 @@ class ConfigSliders(Shown):
     def _on_step(self, done: int, total: int) -> None:
         self._bar.value = done
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Show warnings and errors in the widget, where nothing else would show them."""
-        notes = []
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                yield
-            except Exception as error:
-                notes.append(f"{type(error).__name__}: {error}")
-        # Deprecations are for programmers, and old widgets on new kernels are full of them.
-        told = [each for each in caught if not issubclass(each.category, FOR_PROGRAMMERS)]
-        notes += dict.fromkeys(str(warning.message) for warning in told)
-        self._message.value = "<br>".join(f"<b>!</b> {html.escape(note)}" for note in notes)
+    def _told(self) -> AbstractContextManager[None]:
+        return told(self._message)
 
     @property
     def message(self) -> str:
@@ -270,6 +258,22 @@ class MaskSliders(ConfigSliders):
 
 
 # ------------------------------------------------------------------------------------- small parts
+@contextmanager
+def told(message: ipywidgets.HTML) -> Iterator[None]:
+    """Show warnings and errors in a widget, where nothing else would show them."""
+    notes = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except Exception as error:
+            notes.append(f"{type(error).__name__}: {error}")
+    # Deprecations are for programmers, and old widgets on new kernels are full of them.
+    heard = [each for each in caught if not issubclass(each.category, FOR_PROGRAMMERS)]
+    notes += dict.fromkeys(str(warning.message) for warning in heard)
+    message.value = "<br>".join(f"<b>!</b> {html.escape(note)}" for note in notes)
+
+
 def _slider(name: str, value: float, low: float, high: float) -> ipywidgets.FloatSlider:
     """A slider that can stand at `value`, wherever that is."""
     return ipywidgets.FloatSlider(

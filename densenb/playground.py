@@ -1,0 +1,362 @@
+"""Everything in one widget: paint, write, preview, generate, look, keep.
+
+    play = Playground(pipe, layout)
+    play                                   # shows it
+    play.generate(); play.wait()           # the button Generate, from Python
+    play.pictures["dense"], play.layout, play.config, play.code
+
+Only core ipywidgets (what 7.7 and 8 share) and the painter. Pictures are drawn in a thread, so that
+every control stays in hand and Cancel works. Errors and warnings appear in the widget.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from densenb.attention import stock_processors
+from densenb.explorer import Shown, png
+from densenb.layout import Layout
+from densenb.layout_form import LayoutForm
+from densenb.layout_png import Made, read_png
+from densenb.live import as_python
+from densenb.modulation import DenseConfig
+from densenb.pictures import overlay, to_image
+from densenb.pipelines import generate, tier
+from densenb.preview import Preview, preview
+from densenb.widgets import HIGHEST, SettingSliders, told
+from densenb.worker import Cancelled, Job
+
+EVERY = 4  # steps from one intermediate picture to the next
+WIDEST = 384  # pixels of each of the two pictures on the page
+
+
+class Playground(Shown):
+    """Regions, phrases and settings by hand; the stock picture and the steered one, side by side.
+
+    From Python, set any control's `.value`: those of `form` (caption, phrases, masks: a
+    `LayoutForm`), `settings[name]`, `seed`, `steps`, `every`; or call `set_layout`, `set_config`.
+    Always up to date: `layout`, `config`, `preview` (see `densenb.preview`), `code` (the same
+    picture in plain Python), `status` and `message`. `pictures` has the last finished "stock" and
+    "dense", `made` says how they were made.
+
+    While a picture is drawn the pipeline is taken: `wait()` before you use it otherwise. Taught in
+    notebook 11.
+
+    Args:
+        pipe, layout: as for `generate`.
+        config: where the settings start; those without a slider stay as they are.
+        steps, seed: likewise; by default the tier's steps.
+
+    Raises ValueError and TypeError for another layout, config or number.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        layout: Layout,
+        config: DenseConfig = DenseConfig(),  # noqa: B008 (frozen)
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        this = tier(pipe)
+        self.pipe = pipe
+        self.pictures: dict[str, Image.Image] = {}
+        self.made: Made | None = None
+        self._job: Job | None = None
+        self._stock: tuple[Any, Image.Image] | None = None
+        self._listeners: list[Callable[[str, int, int], Any]] = []
+
+        self.form = LayoutForm(layout, this.height, this.width)
+        number = ipywidgets.BoundedIntText
+        steps = this.steps if steps is None else steps
+        self.steps = number(value=steps, min=1, max=max(100, steps), description="steps")
+        self.seed = number(value=seed, min=0, max=2**31 - 1, description="seed")
+        self.every = number(value=EVERY, min=0, max=1000, description="look every")
+        self.generate_button = _button("Generate", self._on_generate, "primary")
+        self.cancel_button = _button("Cancel", self._on_cancel, "warning", disabled=True)
+        self.path = ipywidgets.Text(value="picture.png", description="file")
+        self.save_button = _button("Save", self._on_save)
+        self.open_button = _button("Open", self._on_open)
+        self._settings_box = ipywidgets.VBox()
+        self._bar = ipywidgets.IntProgress(value=0, min=0, max=1)
+        self._status, self._message, self._stale, self._preview, self._code = (
+            ipywidgets.HTML() for _ in range(5)
+        )
+        blank = png(Image.new("RGB", (this.width, this.height), "#eeeeee"))
+        width = min(this.width, WIDEST)
+        self._panels = {
+            name: ipywidgets.Image(value=blank, format="png", width=width)
+            for name in ("stock", "dense")
+        }
+        self.box = self._arranged()
+        self.set_config(config)  # what is wrong with config or layout is raised here, not shown
+        self.form.on_change(self._on_change)
+        for control in (self.seed, self.steps):
+            control.observe(self._on_change, names="value")
+
+    def _arranged(self) -> ipywidgets.Widget:
+        row, column = ipywidgets.HBox, ipywidgets.VBox
+        numbers = column([self.seed, self.steps, self.every])
+        titles = {"stock": "stock: without the layout", "dense": "dense: with the layout"}
+        panels = [column([ipywidgets.HTML(titles[n]), image]) for n, image in self._panels.items()]
+        return column([
+            self.form.box,
+            row([self._settings_box, numbers]),
+            self._preview,
+            row([self.generate_button, self.cancel_button, self._bar, self._status]),
+            self._message,
+            row(panels),
+            self._stale,
+            row([self.path, self.save_button, self.open_button]),
+            self._code,
+        ])  # fmt: skip
+
+    # ------------------------------------------------------------------------- what is asked for
+    def set_layout(self, layout: Layout) -> None:
+        """Show another layout, in the text boxes and on the board."""
+        self.form.set_layout(layout)
+        self._update()
+
+    def set_config(self, config: DenseConfig) -> None:
+        """Put the settings where another config has them."""
+        self._settings = SettingSliders(config, list(HIGHEST))
+        self.settings = self._settings.sliders
+        for slider in self.settings.values():
+            slider.observe(self._on_change, names="value")
+        self._settings_box.children = [*self.settings.values()]
+        self._update()
+
+    def _update(self) -> None:
+        """Everything that does not need sampling."""
+        layout = self.form.layout
+        seen: Preview = preview(layout, self.pipe)
+        self.layout, self.config, self.preview = layout, self._settings.config, seen
+        self.code = as_python(layout, self.config, self.seed.value, self.steps.value)
+        self._preview.value = f"<pre>{html.escape(str(seen))}</pre>"
+        self._code.value = (
+            "the same in Python, where <code>layout = play.layout</code> has the painted masks:"
+            f"<pre>{html.escape(self.code)}</pre>"
+        )
+        self._say_stale()
+
+    def _now(self) -> Made:
+        """What would be drawn now."""
+        steps, seed = self.steps.value, self.seed.value
+        stamp = replace(tier(self.pipe), steps=steps).stamp([seed])
+        return Made(self.layout, self.config, seed, steps, stamp)
+
+    def _say_stale(self) -> None:
+        if self.made is not None:
+            note = "" if self.made == self._now() else " (drawn before the last change)"
+            self._stale.value = html.escape(f"{self.made.model}{note}")
+
+    # ---------------------------------------------------------------------------------- drawing
+    def generate(self) -> None:
+        """Begin to draw what the controls say, and return; `wait()` gives the pictures.
+
+        The stock picture is drawn once for each text, seed and number of steps. Intermediate
+        pictures, every `every` steps (0: none), are decoded at half size, which costs a quarter of
+        a full decoding each.
+
+        Raises, before anything is drawn, ValueError for what the preview refuses, and RuntimeError
+        while this pipeline is drawing, or is inside `dense_attention` or `record_attention`.
+        """
+        if self._job is not None and self._job.running:
+            raise RuntimeError("a picture is being drawn already: wait for it, or cancel it.")
+        self._update()
+        stock_processors(self.pipe.transformer)
+        made = self._now()
+        self._job = Job(self.pipe, lambda job: self._draw(made, job))
+
+    def cancel(self) -> None:
+        """Stop at the end of the current step. The pictures before stay; `wait()` returns them."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def wait(self, timeout: float | None = None) -> dict[str, Image.Image]:
+        """The last finished pictures, as soon as nothing is drawn any more.
+
+        An interrupt of the kernel cancels. Raises what drawing raised, TimeoutError after `timeout`
+        seconds, and RuntimeError when nothing was begun.
+        """
+        if self._job is None:
+            raise RuntimeError("nothing was begun: call generate() first.")
+        try:
+            done = self._job.wait(timeout)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        if not done:
+            raise TimeoutError(f"still drawing after {timeout:g} s: wait longer, or cancel().")
+        if self._job.error is not None and not isinstance(self._job.error, Cancelled):
+            raise self._job.error
+        return self.pictures
+
+    def on_step(self, listener: Callable[[str, int, int], Any]) -> None:
+        """Call `listener(name, done, total)` after every step, in the thread that draws.
+
+        `name` is "stock" or "dense". Its error stops the picture, and is shown.
+        """
+        self._listeners.append(listener)
+
+    # All below runs in the thread: it sets values of widgets that are there, and makes none.
+    def _draw(self, made: Made, job: Job) -> None:
+        against = made.layout.negative()
+        key = (made.layout.text, None if against is None else against.text, made.seed, made.steps)
+        kept = self._stock[1] if self._stock is not None and self._stock[0] == key else None
+        self.generate_button.disabled, self.cancel_button.disabled = True, False
+        self._bar.max = made.steps * (1 if kept else 2)
+        self._bar.value, self._message.value = 0, ""
+        self._tell("reading the text")
+        try:
+            stock = kept or self._picture("stock", None, made, job)
+            self._stock = (key, stock)
+            self._show("stock", stock, made.layout)
+            dense = self._picture("dense", made.config, made, job)
+            self._show("dense", dense, made.layout)
+            self.pictures, self.made = {"stock": stock, "dense": dense}, made
+            self._say_stale()
+            self._tell("done")
+        except BaseException as error:
+            cancelled = isinstance(error, Cancelled)
+            self._tell("cancelled" if cancelled else "failed")
+            if not cancelled:
+                text = html.escape(f"{type(error).__name__}: {error}")
+                self._message.value = f"<b>!</b> {text}"
+            for name, picture in self.pictures.items():
+                self._show(name, picture, self.made.layout)
+            raise
+        finally:
+            self.generate_button.disabled, self.cancel_button.disabled = False, True
+
+    def _picture(self, name: str, rule: DenseConfig | None, made: Made, job: Job) -> Image.Image:
+        def after_step(pipe: Any, index: int, time: Any, state: dict) -> dict:
+            every, done = self.every.value, index + 1
+            if every and done % every == 0 and done < made.steps:
+                self._show(name, half_size(pipe, state["latents"][:1]), made.layout)
+            return state
+
+        def after_step_told(done: int, total: int) -> None:
+            self._bar.value += 1
+            self._tell(f"{name}: step {done} of {total}")
+            for listener in self._listeners:
+                listener(name, done, total)
+            job.check()
+
+        job.check()
+        (picture,) = generate(
+            self.pipe, made.layout, [made.seed], rule, steps=made.steps,
+            progress=after_step_told, callback_on_step_end=after_step,
+        )  # fmt: skip
+        return picture
+
+    def _show(self, name: str, picture: Image.Image, layout: Layout) -> None:
+        masks = layout.pixel_masks(picture.height, picture.width)
+        self._panels[name].value = png(overlay(picture, masks))
+
+    def _tell(self, status: str) -> None:
+        self.status = status
+        self._status.value = html.escape(status)
+
+    # ---------------------------------------------------------------------------- keep and reopen
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Keep the layout (`.json`), or the last steered picture with how it was made (`.png`).
+
+        ValueError for another suffix, before a picture is drawn, and for a file that is there
+        already, unless `overwrite`.
+        """
+        path = _suffixed(path)
+        if path.exists() and not overwrite:
+            raise ValueError(f"{path} is there already: choose another name, or delete it first.")
+        if path.suffix == ".json":
+            self.form.layout.to_json(path)
+        elif self.made is None:
+            raise ValueError("nothing is drawn yet: generate first, or save the layout as .json.")
+        else:
+            about = {name: getattr(self.made, name) for name in ("config", "seed", "steps")}
+            about["model"] = self.made.model
+            self.made.layout.to_png(self.pictures["dense"], path, **about)
+
+    def open(self, path: str | Path) -> None:
+        """Take over the layout of a `.json` or `.png` file; of a picture its settings, too.
+
+        ValueError for what `Layout.from_json` and `Layout.from_png` refuse.
+        """
+        path = _suffixed(path)
+        if path.suffix == ".json":
+            self.set_layout(Layout.from_json(path))
+            return
+        made = read_png(path)
+        self.set_layout(made.layout)
+        if made.config is not None:
+            self.set_config(made.config)
+        for control, value in ((self.seed, made.seed), (self.steps, made.steps)):
+            if value is not None:
+                control.value = value
+
+    # ------------------------------------------------------------------------------ what is clicked
+    def _on_change(self, change: Any = None) -> None:
+        self._shown_errors(self._update)
+
+    def _on_generate(self, button: Any) -> None:
+        self._shown_errors(self.generate)
+
+    def _on_cancel(self, button: Any) -> None:
+        self._tell("cancelling after this step")
+        self.cancel()
+
+    def _on_save(self, button: Any) -> None:
+        if self._shown_errors(self.save, self.path.value):
+            self._tell(f"saved {self.path.value}")
+
+    def _on_open(self, button: Any) -> None:
+        if self._shown_errors(self.open, self.path.value):
+            self._tell(f"opened {self.path.value}")
+
+    def _shown_errors(self, action: Callable[..., Any], *arguments: Any) -> bool:
+        """Do it, and show what goes wrong; whether all went well."""
+        done = False
+        with told(self._message):
+            action(*arguments)
+            done = True
+        return done
+
+    @property
+    def message(self) -> str:
+        """What the widget says to the last change or picture: HTML, empty when all is well."""
+        return self._message.value
+
+
+# ------------------------------------------------------------------------------------- small parts
+@torch.no_grad()
+def half_size(pipe: Any, latents: Tensor) -> Image.Image:
+    """What latents [1, C, h, w] look like, decoded at half the picture's size."""
+    vae = pipe.vae
+    small = F.avg_pool2d(latents.float(), 2).to(vae.device, vae.dtype)
+    small = small / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+    return to_image(vae.decode(small, return_dict=False)[0][0] / 2 + 0.5)
+
+
+def _suffixed(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if path.suffix not in (".json", ".png"):
+        raise ValueError(
+            f"{str(path)!r} is neither a layout (.json) nor a picture with its layout (.png)."
+        )
+    return path
+
+
+def _button(name: str, click: Callable[[Any], None], style: str = "", **more: Any):
+    button = ipywidgets.Button(description=name, button_style=style, **more)
+    button.on_click(click)
+    return button
