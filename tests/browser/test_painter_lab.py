@@ -123,7 +123,7 @@ def test_png_import(notebook, hand):
     picture = {"name": "half.png", "mimeType": "image/png", "buffer": file.getvalue()}
     hand.root.locator("input[type=file]").set_input_files(picture)
     mask = "painter.layout.regions[0].mask.raster(256, 256)"
-    notebook.wait_until(f"{mask}[:126].min() == 1 and {mask}[130:].max() == 0")
+    notebook.wait_until(f"{mask}[:118].min() == 1 and {mask}[138:].max() == 0")
 
 
 def test_what_python_does_is_seen_and_undone_in_the_page(notebook, hand):
