@@ -226,8 +226,6 @@ def layout_as_python(layout: Layout, with_pixels: bool = False) -> str:
         for name, neutral in (("strength", 1), ("negative", None)):
             if getattr(region, name) != neutral:
                 parts.append(f"{name}={getattr(region, name)!r}")
-        if region.negative is not None:
-            parts.append(f"negative={region.negative!r}")
         regions.append(f"    dnb.Region({', '.join(parts)}),\n")
     background = "" if layout.background is None else f", background={layout.background!r}"
     return f"dnb.Layout({layout.caption!r}, [\n{''.join(regions)}]{background})"

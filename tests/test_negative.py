@@ -10,8 +10,10 @@ import torch
 from test_attention import ALL, NOTHING, SMALL, Spy, close, noise, sample, stock
 from tiny_random import CLIP_LENGTH
 
+import densenb
 from densenb.attention import dense_attention
 from densenb.layout import Layout, Region, against_neighbours, box
+from densenb.live import layout_as_python
 from densenb.modulation import DenseConfig
 from densenb.pipelines import call_inputs, generate, negative_layouts
 from densenb.preview import preview
@@ -70,6 +72,11 @@ def test_json_keeps_negatives_and_says_nothing_of_what_is_not_there(tmp_path):
     assert Layout.from_json(tmp_path / "layout.json") == CAT_ONLY != PLAIN
     first, second = CAT_ONLY.to_dict()["regions"]
     assert first["negative"] == "a dog" and "negative" not in second
+
+
+def test_the_layout_as_python_keeps_negatives():
+    again = eval(layout_as_python(CAT_ONLY), {"dnb": densenb})
+    assert again == CAT_ONLY and "negative=None" not in layout_as_python(CAT_ONLY)
 
 
 @pytest.mark.parametrize(
