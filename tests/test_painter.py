@@ -160,7 +160,8 @@ def test_png_errors_leave_the_masks_alone():
 # ------------------------------------------------------------------------------------------- code
 def test_the_code_is_the_layout():
     words = 'a blue cat and an orange umbrella, the cat\'s hat, a "rose" garden'
-    layout = dnb.Layout(words, [CAT, UMBRELLA], background='a "rose" garden')
+    regions = [replace(CAT, negative="a dog"), UMBRELLA]
+    layout = dnb.Layout(words, regions, background='a "rose" garden')
     painter = Painter(layout)
     assert eval(painter.code, {"dnb": dnb}) == layout and "dnb.box(" in painter.code
     paint(painter, 1, text(square()))
