@@ -1,4 +1,4 @@
-"""Walk through recorded attention by slider: timestep, block, head.
+"""Walk through recorded attention by slider: timestep, block, head; one run, or two side by side.
 
 Only core ipywidgets, and of those only what versions 7.7 and 8 share.
 """
@@ -12,15 +12,28 @@ from typing import Any
 
 import ipywidgets
 import torch
+import traitlets
 from IPython.display import display
 from PIL import Image
 from torch import Tensor
 
 from densenb.attention_plots import share_inside
+from densenb.charts import read_quadrants
 from densenb.layout import Layout
-from densenb.pictures import AMOUNTS, glow, heat, overlay, region_colour, side_by_side, to_image
+from densenb.pictures import (
+    AMOUNTS,
+    caption,
+    glow,
+    heat,
+    label,
+    overlay,
+    region_colour,
+    side_by_side,
+    to_image,
+)
 from densenb.records import Record
 
+QUADRANTS = 252  # pixels a side of the quadrants' matrix
 MEAN = -1  # in place of a head's number: widgets take None for "nothing chosen"
 
 
@@ -169,6 +182,110 @@ def explore(
         layout,
         picture,
     )
+
+
+class SideBySide(Shown):
+    """Walk through two recorded runs together, by the same step, block and head.
+
+    Under each other: the maps of the chosen phrase, and all of attention in its four quadrants.
+    Attributes: `walks[name]` (`StepBlockHead`; move the sliders of any, the others follow),
+    `quadrants[name] [G, G]`, `image` (PIL) and `reading` of the quadrants. Taught in notebook 11.
+
+    Args:
+        records: two or more by name, e.g. "stock" and "dense", of one layout.
+        pictures: likewise, as they came out.
+        direction, number: as for `explore`.
+
+    Raises ValueError for records of other steps, blocks, heads or groups.
+    """
+
+    def __init__(
+        self,
+        records: Mapping[str, Record],
+        pictures: Mapping[str, Image.Image | Tensor] | None = None,
+        direction: str = "image_text",
+        number: int = 0,
+    ) -> None:
+        if len(records) < 2:
+            raise ValueError(f"there are {len(records)} records, but two are compared: explore().")
+        kinds = {(r.axes()[:1], *r.axes()[2:], r.groups) for r in records.values()}
+        if len(kinds) > 1:
+            raise ValueError(
+                "the records differ in steps, blocks, pictures, heads or groups: record both with "
+                "the same layout and arguments."
+            )
+        pictures = pictures or {}
+        self.walks = {
+            name: explore(record, pictures.get(name), direction, number)
+            for name, record in records.items()
+        }
+        first, *others = self.walks.values()
+        controls = ("what", "step", "block", "head")
+        for other in others:
+            for control in controls:
+                pair = ((getattr(walk, control), "value") for walk in (first, other))
+                traitlets.link(*pair)
+        record = next(iter(records.values()))
+        self._names = record.groups[0]
+        self._sizes = record.sizes[0]
+        self._mass = {n: r.tensor("mass")[:, :, number] for n, r in records.items()}
+        self._shown, self._reading = ipywidgets.Image(format="png"), ipywidgets.HTML()
+        rows = [
+            ipywidgets.VBox(
+                [ipywidgets.HTML(f"<b>{html.escape(name)}</b>"), *walk.box.children[1:]]
+            )
+            for name, walk in self.walks.items()
+        ]
+        self.box = ipywidgets.VBox([first.box.children[0], *rows, self._shown, self._reading])
+        self._update()
+        for control in controls[1:]:
+            getattr(first, control).observe(self._update, names="value")
+
+    def _update(self, change: Any = None) -> None:
+        walk = next(iter(self.walks.values()))
+        at = {name: mass[walk.step.value, walk.block.value] for name, mass in self._mass.items()}
+        head = walk.head.value
+        self.quadrants = {n: m.mean(dim=0) if head == MEAN else m[head] for n, m in at.items()}
+        split = self._names.index("pixels: background") + 1
+        self.image = quadrant_picture(self.quadrants, self._names, split)
+        before, *_, after = self.quadrants.values()
+        line = read_quadrants(before, after, self._names, split, self._sizes)
+        self.reading = f"{', then '.join([*self.quadrants][:: len(self.quadrants) - 1])}: {line}"
+        self._shown.value = png(self.image)
+        self._reading.value = html.escape(self.reading)
+
+
+def quadrant_picture(
+    matrices: Mapping[str, Tensor], names: Sequence[str], split: int
+) -> Image.Image:
+    """Matrices [G, G], queries down and keys across, in percent; lines part image from text.
+
+    names: of the G groups, of which the first `split` are image. NaN, a group without tokens, is a
+    dash. As `plots.quadrants`, fast enough to follow a slider.
+    """
+    count, margin, gap = len(names), 190, 8
+    cell = max(QUADRANTS // count, 14)
+    side = cell * count
+    high = max(float(matrix.nan_to_num(0).max()) for matrix in matrices.values())
+    canvas = Image.new("RGB", (margin + len(matrices) * (side + gap), side + 38), "white")
+    for row, name in enumerate(names):
+        caption(canvas, (4, 38 + row * cell + cell // 2 - 7), f"{row + 1} {name:.26}")
+    for i, (title, matrix) in enumerate(matrices.items()):
+        left = margin + i * (side + gap)
+        caption(canvas, (left, 2), f"{title}: queries down, keys across, %")
+        panel = heat(matrix.nan_to_num(0), 0, high).resize((side, side), Image.Resampling.NEAREST)
+        for row in range(count):
+            place = left + row * cell + cell // 2, 28
+            label(canvas, place, str(row + 1))
+            for column in range(count):
+                value = matrix[row, column]
+                text = "-" if value.isnan() else f"{100 * value:.0f}"
+                if cell >= 24:
+                    label(panel, ((column + 0.5) * cell, (row + 0.5) * cell), text)
+        for box in ((0, split * cell - 1, side, 2), (split * cell - 1, 0, 2, side)):
+            panel.paste("white", (box[0], box[1], box[0] + box[2], box[1] + box[3]))
+        canvas.paste(panel, (left, 38))
+    return canvas
 
 
 # ------------------------------------------------------------------------------------- small parts
