@@ -37,6 +37,10 @@ $(READY): pyproject.toml constraints.txt
 demo: setup ## paint the same prompt without and with a layout
 	@$(VENV)/bin/densenb demo
 
+NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
+	--nbval-cell-timeout 300 -p no:python
+WIDGET_TESTS := $(wildcard $(addprefix tests/test_,widgets.py painter.py playground.py))
+
 # nbval runs apart from the unit tests: it stalls beside other plugins; and so does the browser,
 # whose event loop is in the way of other tests. All three always run.
 test: setup ## unit tests, browser tests, then every notebook against its stored outputs
@@ -45,10 +49,33 @@ test: setup ## unit tests, browser tests, then every notebook against its stored
 	echo "densenb: browser tests"; \
 	$(PY) -m pytest tests/browser -m "not slow" || status=1; \
 	echo "densenb: notebooks"; \
-	$(PY) -m pytest --nbval-lax --nbval-current-env \
-	  --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300 \
-	  -p no:python notebooks/ || status=1; \
+	$(PY) -m pytest $(NBVAL) notebooks/ || status=1; \
 	exit $$status
+
+# Colab's package set, on a CPU. Where pip finds only a CUDA build of torch, this is some 2.5 GB.
+COLAB := .venv-colab
+COLAB_PY := $(COLAB)/bin/python
+COLAB_READY := $(COLAB)/.densenb-ready
+COLAB_PYTHON ?= python3.13
+
+test-colab: $(COLAB_READY) ## widget tests and every notebook in Colab's package set (Python 3.13)
+	@status=0; $(COLAB_PY) -m pip list --disable-pip-version-check 2>/dev/null | grep -E \
+	  "^(anywidget|diffusers|ipykernel|ipython|ipywidgets|matplotlib|numpy|torch|transformers) "; \
+	echo "densenb: widget tests in Colab's package set"; \
+	$(COLAB_PY) -m pytest $(WIDGET_TESTS) || status=1; \
+	echo "densenb: notebooks in Colab's package set"; \
+	$(COLAB_PY) -m pytest $(NBVAL) notebooks/ || status=1; \
+	exit $$status
+
+$(COLAB_READY): pyproject.toml constraints-colab.txt
+	@"$(COLAB_PYTHON)" -c "import sys; sys.exit(sys.version_info[:2] != (3, 13))" 2>/dev/null || { \
+	  echo "Colab has Python 3.13. Install it, or name it: make test-colab COLAB_PYTHON=..."; \
+	  exit 1; }
+	@echo "densenb: set-up of $(COLAB), Colab's versions (a large download)"
+	@"$(COLAB_PYTHON)" -m venv --clear $(COLAB)
+	@$(COLAB_PY) -m pip install --quiet --disable-pip-version-check -c constraints-colab.txt \
+	  -e . anywidget notebook pytest hypothesis nbval nbconvert nbformat packaging setuptools
+	@touch $@
 
 test-slow: setup ## each notebook twice in one kernel; mistakes that notebooks have to catch
 	@$(PY) -m pytest tests -m slow
