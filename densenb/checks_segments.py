@@ -36,7 +36,7 @@ def check_token_count(guess: Any, side: int = 40) -> None:
         "you counted every token that it touches: of the one in the corner it covers a quarter.",
     )
     expect(guess == right, "go token by token: which share of it lies in the square?")
-    passed(f"{right} tokens: two by two whole ones, and four that are half covered.")
+    passed(f"{right} tokens: all whole ones, and those of which half is covered.")
 
 
 def check_soft_masks(soft: Any) -> None:
