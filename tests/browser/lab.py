@@ -194,18 +194,30 @@ class Notebook:
         return path
 
     # -------------------------------------------------------------------------- behind the page
+    def run(self, code: str, seconds: float = 60) -> None:
+        """Run statements in the kernel, in no cell. RuntimeError for what they raise."""
+        self._ask(code, {}, seconds)
+
     def value(self, expression: str, seconds: float = 60) -> Any:
         """What the expression is in the kernel, carried over as JSON."""
         asked = {"value": f"__import__('json').dumps({expression})"}
-        request = self._kernel.execute("", silent=True, store_history=False, user_expressions=asked)
-        while (reply := self._kernel.get_shell_msg(timeout=seconds))["parent_header"].get(
-            "msg_id"
-        ) != request:
-            pass
-        answer = reply["content"]["user_expressions"]["value"]
+        answer = self._ask("", asked, seconds)["user_expressions"]["value"]
         if answer["status"] != "ok":
             raise RuntimeError(f"{expression}: {answer['ename']}: {answer['evalue']}")
         return json.loads(ast.literal_eval(answer["data"]["text/plain"]))
+
+    def _ask(self, code: str, expressions: dict[str, str], seconds: float) -> dict:
+        request = self._kernel.execute(
+            code, silent=not code, store_history=False, user_expressions=expressions
+        )
+        while True:
+            reply = self._kernel.get_shell_msg(timeout=seconds)
+            if reply["parent_header"].get("msg_id") == request:
+                break
+        content = reply["content"]
+        if content["status"] != "ok":
+            raise RuntimeError(f"{code}: {content['ename']}: {content['evalue']}")
+        return content
 
     def wait_until(self, expression: str, seconds: float = 60) -> None:
         """Ask the kernel until it says yes. AssertionError when it does not in time."""

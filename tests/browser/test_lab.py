@@ -1,9 +1,14 @@
-"""Widgets in JupyterLab itself: what the hand does in the page arrives in Python, and comes back."""
+"""Widgets in JupyterLab itself: what a hand does in the page arrives in Python, and comes back."""
 
 from __future__ import annotations
 
+import pytest
+from hands import handle, keys, paint, row, write
+
 SETUP = """
+import torch
 import densenb as dnb
+from densenb.painter import region_painter
 from densenb.widgets import MaskSliders, StepBlockHead
 pipe = dnb.load("tiny")
 layout = dnb.Layout("a blue cat and an orange umbrella in a rose garden", [
@@ -11,9 +16,116 @@ layout = dnb.Layout("a blue cat and an orange umbrella in a rose garden", [
     dnb.Region("an orange umbrella", dnb.ellipse(0.72, 0.40, 0.22, 0.30)),
 ])
 """
+SLIDERS = 'sliders = MaskSliders(pipe, layout, ["image_text"], steps=2)\nsliders'
+WALK = "walk = StepBlockHead(torch.rand(3, 4, 2, 8, 8), blocks='abcd')\nwalk"
+PAINTER = "painter = region_painter(pipe, layout)\npainter"
 
 
-def test_first(lab, open_notebook):
-    notebook = open_notebook(lab.write("sliders.ipynb", SETUP, "1 + 1"))
+@pytest.fixture(scope="module")
+def notebook(lab, chromium):
+    """One kernel for all tests here; each has a cell of its own."""
+    notebook = lab.open(chromium, lab.write("widgets.ipynb", SETUP, SLIDERS, WALK, PAINTER))
     notebook.run_all()
-    assert notebook.value("len(layout.regions)") == 2
+    yield notebook
+    notebook.close()
+
+
+# ---------------------------------------------------------------------------------------- sliders
+@pytest.fixture
+def sliders(notebook):
+    cell = notebook.cell(1)
+    cell.scroll_into_view_if_needed()
+    yield cell
+    notebook.value("setattr(sliders.region, 'value', 0)")
+
+
+def test_a_slider_moved_by_keys_moves_the_region_and_the_preview(notebook, sliders):
+    live = sliders.locator("img").first
+    before = live.screenshot()
+    x = notebook.value("sliders.regions[0].x.value")
+    keys(handle(sliders, "x"), *["ArrowRight"] * 10)
+    notebook.wait_until(f"abs(sliders.regions[0].x.value - {x} - 0.1) < 1e-6")
+    # JupyterLab lets widgets speak in a thread of their own: what follows from x comes after x.
+    notebook.wait_until("abs(sliders.layout.regions[0].mask.x0 - 0.15) < 0.006")
+    assert notebook.value("sliders.layout.regions[0].mask.x1") == pytest.approx(0.6, abs=0.006)
+    notebook.page.wait_for_timeout(300)
+    assert live.screenshot() != before
+
+
+def test_a_slider_dragged_by_the_mouse(notebook, sliders):
+    before = notebook.value("sliders.regions[0].width.value")
+    box = handle(sliders, "width").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    mouse = notebook.page.mouse
+    mouse.move(x, y)
+    mouse.down()
+    mouse.move(x - 40, y, steps=5)
+    mouse.up()
+    notebook.wait_until(f"sliders.regions[0].width.value < {before} - 0.05")
+    notebook.wait_until(
+        "sliders.layout.pixel_masks(99, 99)[0].sum() < 0.9 * layout.pixel_masks(99, 99)[0].sum()"
+    )
+
+
+def test_the_drop_down_chooses_whose_sliders_are_shown(notebook, sliders):
+    row(sliders, "region").locator("select").select_option("2: an orange umbrella")
+    notebook.wait_until("sliders.region.value == 1")
+    before = notebook.value("sliders.regions[1].y.value")
+    first = notebook.value("sliders.regions[0].y.value")
+    assert row(sliders, "y").locator(".widget-readout").inner_text() == f"{before:.2f}"
+    keys(handle(sliders, "y"), "ArrowUp", "ArrowUp")
+    notebook.wait_until(f"abs(sliders.regions[1].y.value - {before} - 0.02) < 1e-6")
+    assert notebook.value("sliders.regions[0].y.value") == first
+    row(sliders, "shape").locator("select").select_option("box")
+    notebook.wait_until("type(sliders.layout.regions[1].mask).__name__ == 'Box'")
+
+
+def test_the_setting_and_the_seed_reach_the_code(notebook, sliders):
+    keys(handle(sliders, "image_text"), "Home")
+    notebook.wait_until("sliders.config.image_text == 0")
+    write(row(sliders, "seed"), "7")
+    notebook.wait_until("sliders.seed.value == 7")
+    sliders.locator("pre", has_text="image_text=0.0").wait_for()
+    assert sliders.locator("pre").inner_text() == notebook.value("sliders.code")
+
+
+def test_draw(notebook, sliders):
+    assert sliders.locator("img").count() == 1
+    sliders.get_by_role("button", name="Draw (2 steps)").click()
+    drawn = sliders.locator("img").nth(1)
+    drawn.wait_for(timeout=60_000)
+    assert "a preview of 2 steps" in sliders.inner_text()
+    assert notebook.value("sliders.message") == ""
+    size = drawn.evaluate("(image) => [image.naturalWidth, image.naturalHeight]")
+    assert size == notebook.value("sliders.picture.size")
+    notebook.screenshot("sliders", sliders)
+
+
+# ---------------------------------------------------------------------------------- the explorer
+def test_explorer_sliders(notebook):
+    cell = notebook.cell(2)
+    cell.scroll_into_view_if_needed()
+    shown = cell.locator("img")
+    before = shown.screenshot()
+    for name, value in (("step", 2), ("block", 2), ("head", 1)):
+        keys(handle(cell, name), "End", "ArrowLeft" if name == "block" else "End")
+        notebook.wait_until(f"walk.{name}.value == {value}")
+    notebook.page.get_by_text("step 2, block c, head 1: highest").wait_for()
+    assert notebook.value("walk.reading") in cell.inner_text()
+    assert notebook.value("(walk.values == walk._maps['attention'][2, 2, 1]).all().item()")
+    assert shown.screenshot() != before
+
+
+# ---------------------------------------------------------------------------------- the painter
+def test_a_stroke_arrives_and_undo_takes_it_back(notebook):
+    cell = notebook.cell(3)
+    canvas = cell.locator("canvas")
+    canvas.scroll_into_view_if_needed()
+    paint(canvas, (0.1, 0.1), (0.6, 0.1))
+    notebook.wait_until("painter.layout != layout")
+    cat, umbrella = (f"painter.layout.pixel_masks(100, 100)[{i}]" for i in (0, 1))
+    assert notebook.value(f"{cat}[10, 12:58].min().item()") == 1
+    assert notebook.value(f"({umbrella} == layout.pixel_masks(100, 100)[1]).all().item()")
+    notebook.screenshot("painter", cell)
+    cell.get_by_role("button", name="Undo").click()
+    notebook.wait_until("painter.layout == layout")
