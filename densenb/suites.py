@@ -107,8 +107,16 @@ def kinds(split: str) -> dict[str, Kind]:
             whole=True,
         ),
         "boxes": Kind("a tight box for each object", mixed, shape=box_around),
-        "ellipses": Kind("an ellipse around each object", mixed, shape=ellipse_around),
-        "brush": Kind("a blob painted over each object", mixed, shape=brush_over),
+        "ellipses": Kind(
+            "an ellipse around each object; the render does not fill it: see the ground truth",
+            mixed,
+            shape=ellipse_around,
+        ),
+        "brush": Kind(
+            "a blob painted over each object; the render does not fill it: see the ground truth",
+            mixed,
+            shape=brush_over,
+        ),
         "swapped-colours": Kind(
             "pairs of scenes that differ by whose colour is whose: who goes by what is likely"
             " is wrong in one of them",
