@@ -307,7 +307,7 @@ def load_judge(name: str = "oracle", device: str = "cpu", threshold: float | Non
 
     MODEL is a repository of the Hugging Face Hub, or a folder, that holds a zero-shot detector such
     as google/owlv2-base-patch16-ensemble or IDEA-Research/grounding-dino-tiny, or a CLIP such as
-    openai/clip-vit-base-patch32.
+    openai/clip-vit-base-patch32. OWLv2 also needs scipy or torchvision.
 
     Args:
         threshold: least score of a detection; by default that of the kind of detector.
