@@ -130,7 +130,7 @@ class LayoutForm(Shown):
             control.continuous_update = False
             control.observe(self._on_change, names="value")
         self.board.on_change(self._on_change)
-        self.add.on_click(lambda button: self._clicked(self.add_region, "a red ball"))
+        self.add.on_click(lambda button: self._clicked(self.add_region, "a red fish"))
 
     @property
     def layout(self) -> Layout:
