@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from lab import ARGUMENTS, Lab, Notebook, find_chromium
+from lab import ARGUMENTS, ROOT, Lab, Notebook, find_chromium
+from PIL import Image
 
 REQUIRED = os.environ.get("CI") == "true" or os.environ.get("DENSENB_REQUIRE_BROWSER") == "1"
 MEND = "Debian, Ubuntu: apt install chromium; elsewhere: set CHROMIUM to the path of one."
@@ -29,6 +31,23 @@ def chromium() -> Iterator:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", action="store_true", help="renew the README's pictures, too")
+
+
+@pytest.fixture
+def picture(request) -> Callable[[Path, str], None]:
+    """`picture(path, name)`: a screenshot for docs/, small; kept only with --screenshots."""
+
+    def keep(path: Path, name: str) -> None:
+        if request.config.getoption("--screenshots"):
+            with Image.open(path) as full:
+                small = full.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+            small.save(ROOT / "docs" / f"{name}.png", optimize=True)
+
+    return keep
 
 
 def _missing(what: str) -> None:

@@ -155,8 +155,9 @@ class Notebook:
         self.page.locator("li.lm-Menu-item >> text=/^Run All Cells$/").click()
         self._finished(seconds)
 
-    def run_next(self, seconds: float = 120) -> None:
-        """Shift+Enter: the chosen cell runs, and the next is chosen."""
+    def run_cell(self, cell: int | str, seconds: float = 120) -> None:
+        """Choose the cell by a click left of it, press Shift+Enter, and wait for it."""
+        self.cell(cell).locator(".jp-InputPrompt").click()
         self.page.keyboard.press("Shift+Enter")
         self._finished(seconds)
 
@@ -171,9 +172,15 @@ class Notebook:
         errors = self.errors()
         assert not errors, "\n".join(errors)
 
-    def cell(self, index: int) -> Any:
-        """The cell with its outputs, counted from 0 over cells of every kind."""
+    def cell(self, which: int | str) -> Any:
+        """The cell with its outputs: by its id, or counted from 0 over cells of every kind."""
+        index = self.ids().index(which) if isinstance(which, str) else which
         return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
+
+    def ids(self, kind: str = "") -> list[str]:
+        """The ids of all cells, or of those of one kind ("code")."""
+        kept = f".filter((cell) => cell.type === '{kind}')" if kind else ""
+        return self.page.evaluate(f"() => {CELLS}{kept}.map((cell) => cell.id)")
 
     def errors(self) -> list[str]:
         """The tracebacks in the notebook, but for cells that are there to raise one."""
@@ -186,11 +193,17 @@ class Notebook:
         )
         return [re.sub(r"\x1b\[[0-9;]*m", "", text) for text in found]
 
-    def screenshot(self, name: str, of: Any = None) -> Path:
-        """The page, or only the locator `of`, as out/browser/<name>.png."""
+    def screenshot(self, name: str, of: Any) -> Path:
+        """The part `of` the page as out/browser/<name>.png, all of it however tall it is."""
         PICTURES.mkdir(parents=True, exist_ok=True)
-        path = PICTURES / f"{name}.png"
-        (of or self.page).screenshot(path=path)
+        path, before = PICTURES / f"{name}.png", self.page.viewport_size
+        height = 2 * before["height"] + int(of.bounding_box()["height"])
+        self.page.set_viewport_size({**before, "height": height})
+        self.page.mouse.move(0, 0)
+        self.page.wait_for_timeout(500)  # the notebook is laid out anew
+        of.screenshot(path=path)
+        self.page.set_viewport_size(before)
+        self.page.wait_for_timeout(500)
         return path
 
     # -------------------------------------------------------------------------- behind the page
