@@ -10,7 +10,7 @@ rows are made from the log (`tables.py`).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -182,7 +182,7 @@ class Job:
 
 def plan_jobs(
     pipe: Any,
-    methods: Sequence[str],
+    rules: Mapping[str, Rule | None],
     suite: Suite,
     seeds: Sequence[int],
     steps: int,
@@ -190,12 +190,7 @@ def plan_jobs(
     judge: Judge,
     log: Log,
 ) -> list[Job]:
-    """The jobs of an evaluation, renders first, each with its run in the log.
-
-    Every rule is made here: a model that lacks one is said before the first picture, not after
-    hours.
-    """
-    rules = {name: METHODS[name](pipe) for name in methods}
+    """The jobs of an evaluation, renders first, each with its run in the log."""
     shown = suite.layouts[0]
     scenes = {
         "suite": suite.name,
@@ -218,8 +213,7 @@ def plan_jobs(
         jobs.append(Job(method, None, run, (0,), pictures))
     for method, rule in rules.items():
         settings = settings_of(rule)
-        shuffles = method in LAYOUTS and {"layouts": method}
-        run = log.start({"method": method, **scenes, **drawn, "rule": settings, **(shuffles or {})})
+        run = log.start({"method": method, **scenes, **drawn, "rule": settings})
         pictures = artist(pipe, method, suite, steps, guidance)
         jobs.append(Job(method, rule, run, seeds, pictures))
     return jobs
@@ -255,16 +249,17 @@ def evaluate_each(
 
     Under `accelerate launch`, rows come when all methods are done, in the main process alone.
     """
-    methods = [known(name, METHODS, "method") for name in methods]
+    # every rule now: a model that lacks one is said before the first picture, not after hours
+    rules = {name: METHODS[name](pipe) for name in [known(n, METHODS, "method") for n in methods]}
     state = PartialState()
     device = device or best_device()
     batch_size = batch_size or (64 if device.startswith("cuda") else 8)
     steps, guidance = sampling(pipe, steps, guidance)
-    _at_least_one(batch_size=batch_size, steps=steps, methods=len(methods), seeds=len(seeds))
+    _at_least_one(batch_size=batch_size, steps=steps, methods=len(rules), seeds=len(seeds))
     log = Log() if log is None else log
     pipe.to(device)
     judge = (OracleJudge() if judge is None else judge).to(device)
-    jobs = plan_jobs(pipe, methods, suite, seeds, steps, guidance, judge, log)
+    jobs = plan_jobs(pipe, rules, suite, seeds, steps, guidance, judge, log)
     fixed = {
         "suite": suite.name,
         "scenes": len(suite),

@@ -147,8 +147,9 @@ def compared(rows: Sequence[dict[str, Any]], against: str) -> list[dict[str, Any
     result = []
     for row in rows:
         others = (o for o in rows if o["method"] == against != row["method"] and _same(row, o))
-        other = next(others, None)
-        result.append(row | {"against": None if other is None else paired(row, other)})
+        pairs = (paired(row, other) for other in others)
+        told = (pair for pair in pairs if pair["difference"] is not None)
+        result.append(row | {"against": next(told, None)})
     return result
 
 
@@ -215,7 +216,7 @@ def _block(rows: Sequence[dict[str, Any]]) -> str:
             pair = row["against"]
             line += (
                 [f"{pair['difference']:+.1f}", ends(pair["interval"], "+"), won_lost(pair)]
-                if pair and pair["difference"] is not None
+                if pair
                 else ["-"] * 3
             )
         lines.append(line)

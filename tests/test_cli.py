@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densenb import cli, demo, plots
+from densenb import cli, demo, plots, suites
 from densenb.evaluate import named_object
 from densenb.layout import Layout, Region, box, ellipse
 from densenb.memory import Machine
@@ -48,7 +49,7 @@ def layout_file(tmp_path):
 @pytest.fixture
 def random_oracle(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr("densenb.evaluate.load_oracle", lambda device: Oracle().eval())
+    monkeypatch.setattr("densenb.judges.load_oracle", lambda device: Oracle().eval())
 
 
 COMMANDS = ("demo", "generate", "preview", "evaluate", "doctor", "gallery")
@@ -106,6 +107,65 @@ def test_evaluate_writes_rows_table_sheet_and_pictures(model, tmp_path, capsys, 
     assert Image.open(sheet).size == (4 + 2 * 132, 4 + 3 * 148)
 
 
+def test_evaluate_goes_on_from_its_log_compares_and_shows_failures(
+    model, tmp_path, capsys, random_oracle
+):
+    out, log, page = tmp_path / "table.json", tmp_path / "log.jsonl", tmp_path / "page"
+    arguments = ["evaluate", "--suite", "test,test-box*", "--scenes", "2", "--steps", "1"]
+    arguments += ["--methods", "stock,hard-mask,hard-mask-im*", "--device", "cpu", "--model", model]
+    arguments += ["--out", str(out), "--log", str(log)]
+    assert cli.main(arguments) == 0
+    rows, lines = json.loads(out.read_text()), log.read_text()
+    methods = ["ground-truth", "token-grid ceiling", "stock", "hard-mask", "hard-mask-image"]
+    assert [row["method"] for row in rows] == 2 * methods
+    assert [row["suite"] for row in rows] == 5 * ["test"] + 5 * ["test-boxes"]
+    assert rows[-1]["headline"] == "box_iou" and "against" not in rows[0]
+    assert capsys.readouterr().out.count("ground-truth") == 2
+
+    arguments += ["--against", "stock", "--gallery", str(page), "--worst", "1"]
+    assert cli.main(arguments) == 0
+    assert log.read_text() == lines  # nothing was drawn again
+    compared = json.loads(out.read_text())
+    assert compared[3]["against"]["method"] == "stock" and compared[2]["against"] is None
+    assert [row | {"against": None} for row in rows] == [
+        row | {"against": None} for row in compared
+    ]
+    assert "vs stock" in capsys.readouterr().out
+    text = (page / "index.html").read_text()
+    assert text.count("<article>") == 2 * 3 and "<h2 id='test-boxes'>" in text
+
+
+def test_full_asks_for_what_each_suite_rests_on(model, tmp_path, random_oracle, monkeypatch):
+    few = dataclasses.replace(suites.SUITES["test"], scenes=2, seeds=3)
+    monkeypatch.setitem(suites.SUITES, "test", few)
+    out = tmp_path / "table.json"
+    arguments = ["--full", "--methods", "stock", "--steps", "1", "--device", "cpu"]
+    assert cli.main(["evaluate", *arguments, "--model", model, "--out", str(out)]) == 0
+    row = json.loads(out.read_text())[-1]
+    assert row["scenes"] == 2 and row["seeds"] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_table_of_one(model, tmp_path):
+    tables = []
+    for processes, launch in ((1, []), (2, ["-m", "accelerate.commands.launch", "--multi_gpu"])):
+        out, log = tmp_path / f"{processes}.json", tmp_path / f"{processes}.jsonl"
+        launch = [*launch, f"--num_processes={processes}"] if launch else []
+        command = [sys.executable, *launch, "-m", "densenb.cli", "evaluate", "--device", "cpu"]
+        command += ["--model", model, "--methods", "stock,hard-mask", "--scenes", "3"]
+        command += ["--seeds", "0,1", "--steps", "1", "--batch-size", "1"]
+        run = subprocess.run(
+            [*command, "--out", str(out), "--log", str(log)], capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.count("ground-truth") == 1  # one process speaks
+        tables.append(json.loads(out.read_text()))
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        keys = [(line["run"], line["seed"], line["scene"]) for line in lines if "scene" in line]
+        assert len(keys) == len(set(keys)) == 3 + 3 + 2 * 2 * 3
+    assert tables[0] == tables[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -122,6 +182,11 @@ def test_evaluate_writes_rows_table_sheet_and_pictures(model, tmp_path, capsys, 
         (["preview", "--layout", "{layout}", "--out", "{tmp}"], "is a folder"),
         (["evaluate", "--methods", "stock,hardmask"], "did you mean 'hard-mask'"),
         (["evaluate", "--suite", "tets"], "did you mean 'test'"),
+        (["evaluate", "--suite", "test,tune-tni"], "did you mean 'tune-tiny'"),
+        (["evaluate", "--against", "hardmask"], "did you mean 'hard-mask'"),
+        (["evaluate", "--judge", "clp", "--steps", "1"], "detector:MODEL or clip:MODEL"),
+        (["evaluate", "--log", "{layout}", "--out", "{tmp}/x.json"], "is no log of"),
+        (["evaluate", "--gallery", "{layout}"], "layout.json"),
         (["evaluate", "--scenes", "0"], "at least 1"),
         (["evaluate", "--steps", "2.5"], "at least 1"),
         (["evaluate", "--out", "{tmp}"], "is a folder"),

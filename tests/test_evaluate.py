@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from densenb import evaluate as ev
-from densenb import metrics, pipelines, suites
+from densenb import metrics, pipelines, suites, tables
 from densenb.baselines import HardMask
+from densenb.evaluation_log import Log
+from densenb.judges import OracleJudge
 from densenb.layout import Layout, Region, box
 from densenb.modulation import DenseConfig
 from densenb.tiny.oracle import OracleLabels
@@ -54,7 +56,7 @@ def suite():
 @pytest.fixture(scope="module")
 def rows(random_pipe, suite):
     methods = ["stock", "transferred", "hard-mask"]
-    return ev.evaluate(random_pipe, methods, suite, oracle=Echo(suite), **QUICK)
+    return ev.evaluate(random_pipe, methods, suite, judge=OracleJudge(Echo(suite)), **QUICK)
 
 
 def test_a_suite_has_one_two_and_three_coloured_objects_in_turn(suite):
@@ -106,7 +108,8 @@ def test_rows_have_their_keys_and_are_json(rows):
     wanted = {
         "method", "suite", "scenes", "mIoU", "interval", "mIoU_by_scene", "mIoU_present", "in_mask",
         "presence", "presence_by_objects", "colour_binding", "leakage", "box_iou",
-        "phrase_binding", "quality", "seed", "seeds", "model", "steps", "guidance", "dtype", "settings",
+        "phrase_binding", "quality", "headline", "objects_by_scene", "seed", "seeds", "model",
+        "steps", "guidance", "dtype", "judge", "settings",
     }  # fmt: skip
     for row in rows:
         assert set(row) == wanted and row["suite"] == "test" and row["scenes"] == 4
@@ -127,18 +130,19 @@ def test_the_renders_score_full_marks_and_noise_none(rows):
     assert stock["presence"] == 0 and stock["in_mask"] is None
 
 
-def test_the_batch_size_does_not_matter(random_pipe, suite):
-    drawn = []
-    for batch_size in (1, 3):
-        pictures = []
-        ev.evaluate(
-            random_pipe, ["transferred"], suite, oracle=Echo(suite),
-            on_pictures=lambda method, start, images, kept=pictures: kept.extend(images),
-            **QUICK | {"batch_size": batch_size},
-        )  # fmt: skip
-        drawn.append(torch.stack(pictures))
-    assert drawn[0].shape == (8, 3, 256, 256)  # ground truth, then the method
-    assert torch.allclose(drawn[0], drawn[1], atol=2e-3)
+def test_a_picture_depends_on_its_scene_and_seed_not_on_its_batch(random_pipe, suite):
+    draw = ev.artist(random_pipe, "transferred", suite, steps=2)
+    pairs = [(0, 0), (0, 2), (1, 2)]
+    together, alone = draw(pairs), torch.cat([draw([pair]) for pair in pairs])
+    assert together.shape == (3, 3, 256, 256)
+    assert torch.allclose(together, alone, atol=2e-3)
+    assert not torch.allclose(together[1], together[2], atol=2e-2)
+
+
+def test_the_batch_size_does_not_matter(random_pipe, suite, rows):
+    options = {**QUICK, "judge": OracleJudge(Echo(suite)), "batch_size": 3}
+    again = ev.evaluate(random_pipe, ["transferred", "hard-mask"], suite, **options)
+    assert again == [row for row in rows if row["method"] != "stock"]
 
 
 def test_methods_share_the_noise_and_only_strength_tells_them_apart(random_pipe, suite):
@@ -164,10 +168,106 @@ def test_several_seeds_are_pooled_by_scene(random_pipe, suite):
             return super().forward(images)
 
     (*_, row) = ev.evaluate(
-        random_pipe, ["stock"], suite, seeds=(0, 1), oracle=Counting(suite), **QUICK
+        random_pipe, ["stock"], suite, seeds=(0, 1), judge=OracleJudge(Counting(suite)), **QUICK
     )
     assert sum(scored) == 4 + 2 * 4
     assert row["seeds"] == [0, 1] and row["scenes"] == 4
+
+
+# ------------------------------------------------------------------------------- kept in a log
+
+
+class Stop(Exception):
+    """Somebody pulls the plug."""
+
+
+class Breaking(Echo):
+    """Stops the run before it has judged its n-th batch."""
+
+    def __init__(self, suite, batches):
+        super().__init__(suite)
+        self.left = batches
+
+    def forward(self, images):
+        if self.left == 0:
+            raise Stop
+        self.left -= 1
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("batches", [1, 3, 5])
+def test_an_interrupted_run_goes_on_and_counts_nothing_twice(
+    random_pipe, suite, rows, tmp_path, batches
+):
+    methods, path = ["stock", "transferred", "hard-mask"], tmp_path / "log.jsonl"
+    with pytest.raises(Stop):
+        ev.evaluate(
+            random_pipe, methods, suite, log=Log(path), judge=OracleJudge(Breaking(suite, batches)),
+            **QUICK,
+        )  # fmt: skip
+    scored = sum('"scores":[[' in line for line in path.read_text().splitlines())
+    assert scored == 2 * batches  # every batch that was finished, and no other
+    moved = path.rename(tmp_path / "another machine.jsonl")
+    left = Breaking(suite, batches=8 - batches)  # just enough for what is not done yet
+    again = ev.evaluate(
+        random_pipe, methods, suite, log=Log(moved), judge=OracleJudge(left), **QUICK
+    )
+    assert again == rows and left.left == 0
+    lines = [json.loads(line) for line in moved.read_text().splitlines()]
+    keys = [(line["run"], line["seed"], line["scene"]) for line in lines if "scene" in line]
+    assert len(keys) == len(set(keys)) == (2 + len(methods)) * len(suite)
+
+
+def test_a_log_names_every_setting_and_no_machine(random_pipe, suite, tmp_path):
+    path = tmp_path / "log.jsonl"
+    judge = OracleJudge(Echo(suite))
+    ev.evaluate(random_pipe, ["hard-mask"], suite, seeds=(3,), log=Log(path), judge=judge, **QUICK)
+    runs = list(Log(path).settings.values())
+    assert [run["method"] for run in runs] == ["references", "ground-truth", "hard-mask"]
+    assert runs[2]["rule"] == json.loads(json.dumps(ev.settings_of(HardMask())))
+    assert runs[2]["steps"] == 2 and runs[2]["guidance"] == 7 and runs[2]["dtype"] == "float32"
+    text = path.read_text()
+    assert str(tmp_path) not in text and "cpu" not in json.dumps(runs)
+
+
+def test_other_settings_never_share_pictures(random_pipe, suite, tmp_path):
+    log, judge = Log(tmp_path / "log.jsonl"), OracleJudge(Echo(suite))
+    ev.evaluate(random_pipe, ["stock"], suite, log=log, judge=judge, **QUICK)
+    before = len(log.lines)
+    with pytest.warns(UserWarning, match="pictures of other steps: they are kept"):
+        ev.evaluate(random_pipe, ["stock"], suite, log=log, judge=judge, **QUICK | {"steps": 1})
+    assert len(log.lines) == before + len(suite)  # the renders are the same
+    with torch.no_grad():
+        weight = next(random_pipe.transformer.parameters())
+        weight.flatten()[0] += 1
+        try:
+            with pytest.warns(UserWarning, match="pictures of other weights: they are kept"):
+                ev.evaluate(random_pipe, ["stock"], suite, log=log, judge=judge, **QUICK)
+        finally:
+            weight.flatten()[0] -= 1
+    assert len(log.lines) == before + 2 * len(suite)
+
+
+def test_more_scenes_and_seeds_add_to_a_log(random_pipe, suite, rows):
+    log, judge = Log(), OracleJudge(Echo(suite))
+    few = suites.build_suite("test", 2)
+    ev.evaluate(random_pipe, ["stock"], few, seeds=(1,), log=log, judge=judge, **QUICK)
+    counting = OracleJudge(Breaking(suite, batches=1 + 2 + 1))  # one batch of renders; seeds 0, 1
+    (*_, both) = ev.evaluate(
+        random_pipe, ["stock"], suite, seeds=(0, 1), log=log, judge=counting, **QUICK
+    )
+    assert counting.oracle.left == 0 and both["seeds"] == [0, 1]
+    (*_, one) = ev.evaluate(random_pipe, ["stock"], suite, log=log, judge=counting, **QUICK)
+    assert one == rows[2]
+
+
+def test_states_are_told_apart_the_same_in_every_precision():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(8, 8)
+    name = ev.weights_id(model)
+    assert ev.weights_id(model.to(torch.bfloat16)) == name
+    torch.nn.init.zeros_(model.bias)
+    assert ev.weights_id(model) != name
 
 
 def test_every_method_of_the_registry_makes_a_rule(random_pipe, monkeypatch):
@@ -194,8 +294,8 @@ def test_every_method_of_the_registry_makes_a_rule(random_pipe, monkeypatch):
     ],
 )
 def test_bad_requests_are_refused_before_any_work(random_pipe, suite, methods, options, message):
-    with pytest.raises(ValueError, match=message):  # an oracle of None would be an error later
-        ev.evaluate(random_pipe, methods, suite, oracle=object(), **QUICK | options)
+    with pytest.raises(ValueError, match=message):  # such a judge would be an error later
+        ev.evaluate(random_pipe, methods, suite, judge=object(), **QUICK | options)
 
 
 def test_a_picture_of_nan_stops_the_run(random_pipe, suite):
@@ -206,7 +306,7 @@ def test_a_picture_of_nan_stops_the_run(random_pipe, suite):
 
 def test_quality_compares_textures_and_needs_enough_pictures(random_pipe, suite, rows, monkeypatch):
     assert all(row["quality"] is None for row in rows)
-    monkeypatch.setattr(ev, "FEWEST_FOR_QUALITY", 4)
+    monkeypatch.setattr(tables, "FEWEST_FOR_QUALITY", 4)
 
     class Grey(Echo):
         """Tells renders, which are colourful, from a random model's pictures, which are grey."""
@@ -214,7 +314,9 @@ def test_quality_compares_textures_and_needs_enough_pictures(random_pipe, suite,
         def features(self, images):
             return images.amax((2, 3)) - images.amin((2, 3))
 
-    truth, _, stock = ev.evaluate(random_pipe, ["stock"], suite, oracle=Grey(suite), **QUICK)
+    truth, _, stock = ev.evaluate(
+        random_pipe, ["stock"], suite, judge=OracleJudge(Grey(suite)), **QUICK
+    )
     assert truth["quality"] < stock["quality"]
 
 

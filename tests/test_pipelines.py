@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -191,3 +192,13 @@ def test_tuned_settings_belong_to_a_measured_model(random_pipe, monkeypatch):
     monkeypatch.setitem(pipelines._tiers, random_pipe, measured)
     assert DenseConfig.tuned(random_pipe) == DenseConfig(decay=2.0)
     assert DenseConfig(**pipelines.TINY.tuned) != DenseConfig()
+
+
+def test_a_trained_state_of_the_miniature_has_its_tier_and_a_name_of_its_own(tmp_path, random_pipe):
+    folder = tmp_path / "states" / "model-25"
+    shutil.copytree(pipelines.MINIATURE, folder)
+    state = tier(load(folder))
+    assert state == dataclasses.replace(TINY, label="miniature SD 3.5, states/model-25")
+    other = tmp_path / "other"  # same classes, other words: nothing was measured for it
+    random_pipe.save_pretrained(other)
+    assert tier(load(other)).tuned is None and tier(load(other)).label == "other"

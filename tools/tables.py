@@ -1,6 +1,7 @@
 """Turn rows of `densenb evaluate` or of the sweep into a Markdown table.
 
 python tools/tables.py docs/sweep.json --sort > out/sweep.md
+python tools/tables.py table.json --suite test-tiny --against hard-mask-image
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from densenb.tables import compared, ends, number, won_lost
+
 COLUMNS = {
     "mIoU": "mIoU",
     "in_mask": "in-mask",
@@ -19,15 +22,27 @@ COLUMNS = {
     "leakage": "leakage",
     "quality": "KID",
 }
+BOXES = {"box_iou": "box IoU"}  # instead of mIoU, where masks are no silhouettes
 
 
-def markdown(rows: list[dict[str, Any]], first: str = "method") -> str:
-    """The rows as a table: mIoU with its interval, then the other scores."""
-    lines = [[first, *COLUMNS.values()], ["---"] * (1 + len(COLUMNS))]
-    for row in rows:
-        cells = ["-" if row[name] is None else f"{row[name]:.1f}" for name in COLUMNS]
-        low, high = row["interval"]
-        cells[0] += f" ({low:.1f}-{high:.1f})"
+def markdown(rows: list[dict[str, Any]], first: str = "method", against: str | None = None) -> str:
+    """The rows as a table: the headline score with its interval, then the others.
+
+    With `against`, also the difference from that method with its interval, and the scenes won and
+    lost.
+    """
+    boxes = rows[0].get("headline") == "box_iou"
+    columns = BOXES | {k: v for k, v in COLUMNS.items() if k != "mIoU"} if boxes else COLUMNS
+    extra = [] if against is None else [f"against {against}", "won-lost"]
+    lines = [[first, *columns.values(), *extra]]
+    lines.append(["---"] * len(lines[0]))
+    for row in rows if against is None else compared(rows, against):
+        cells = [number(row[name]) for name in columns]
+        cells[0] += f" ({ends(row['interval'])})"
+        if extra and (pair := row["against"]):
+            cells += [f"{pair['difference']:+.1f} ({ends(pair['interval'], '+')})", won_lost(pair)]
+        elif extra:
+            cells += ["-", "-"]
         lines.append([row["method"], *cells])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -37,12 +52,16 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rows", type=Path, nargs="+", help="JSON files of rows")
+    parser.add_argument("--suite", help="only the rows of this suite")
+    parser.add_argument("--against", help="compare with this method, scene by scene")
     parser.add_argument("--sort", action="store_true", help="by mIoU")
     options = parser.parse_args(arguments)
     rows = [row for path in options.rows for row in json.loads(path.read_text(encoding="utf-8"))]
+    if options.suite:
+        rows = [row for row in rows if row["suite"] == options.suite]
     if options.sort:
-        rows.sort(key=lambda row: row["mIoU"])
-    print(markdown(rows))
+        rows.sort(key=lambda row: row[row.get("headline", "mIoU")])
+    print(markdown(rows, against=options.against))
 
 
 if __name__ == "__main__":
