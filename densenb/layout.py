@@ -269,10 +269,7 @@ def regions_from_label_map(
 
 
 def against_neighbours(layout: Layout) -> Layout:
-    """The layout whose regions have the phrases of the others, but for equal ones, as negatives.
-
-    Taught in notebook 06.
-    """
+    """The layout whose regions have the phrases of the others, but for equal ones, as negatives."""
     regions = []
     for region in layout.regions:
         others = [each.phrase for each in layout.regions]
@@ -294,7 +291,7 @@ def find_phrase(text: str, phrase: str) -> list[tuple[int, int]]:
     """Where `phrase` stands in `text` as whole words: (start, end) in characters, in reading order.
 
     Case and the width of gaps do not matter. "cat" is in "a Cat, asleep" and in "the cat's hat",
-    but neither in "catfish" nor in "cat-like".
+    but neither in "catfish" nor in "cat-like". Taught in notebook 06.
     """
     words = r"\s+".join(re.escape(word) for word in phrase.split())
     pattern = rf"(?<!\w)(?<!\w[-\u2010\u2011]){words}(?![-\u2010\u2011]?\w)"
@@ -305,6 +302,7 @@ def place_phrases(text: str, phrases: Sequence[str]) -> tuple[int | None, ...]:
     """Which occurrence each phrase takes in `text`, None when there is none left for it.
 
     Longest phrases choose first: "cat" leaves that of "a blue cat" alone while another is free.
+    Taught in notebook 06.
     """
     places: list[int | None] = [None] * len(phrases)
     taken: list[tuple[int, int]] = []

@@ -16,12 +16,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from densenb import modulation
+from densenb import layout, modulation, tokens
 from tools.notebooks import ROOT, code_cells, tags
 
 PREFIX = "library:"
 TAUGHT = re.compile(r"Taught\s+in\s+notebook\s+(\d\d)")
-LESSONS = ("02", "03", "04", "05")
+LESSONS = ("02", "03", "04", "05", "06")
 
 
 def definitions(source: str) -> dict[str, str]:
@@ -79,7 +79,12 @@ def test_a_library_function_is_defined_in_one_notebook_only() -> None:
     assert [name for name, count in counts.items() if count > 1] == []
 
 
-@pytest.mark.parametrize(("name", "lesson"), taught_in(modulation, LESSONS).items())
+TAUGHT_HERE = [
+    item for module in (layout, modulation, tokens) for item in taught_in(module, LESSONS).items()
+]
+
+
+@pytest.mark.parametrize(("name", "lesson"), TAUGHT_HERE)
 def test_what_a_docstring_says_is_taught_has_its_cell(name: str, lesson: str) -> None:
     numbers = [notebook[:2] for notebook, taught, _ in CELLS if taught == name]
     assert numbers == [lesson], f"{name} is to be taught in notebook {lesson}"
