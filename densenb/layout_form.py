@@ -105,7 +105,7 @@ class LayoutForm(Shown):
     """Caption, background, and for each region its phrase, strength and mask.
 
     `caption`, `background`, `rows[i].phrase`, `rows[i].strength`: controls; `board`: the masks;
-    `message`: what a button could not do.
+    `message`: what a button could not do. `words`: all of it but the board.
     Renaming, adding or removing a region starts the painter's undo anew; the masks stay. Taught in
     notebook 11.
 
@@ -121,9 +121,10 @@ class LayoutForm(Shown):
         self.add = ipywidgets.Button(description="Add region")
         self.board = board(layout, height, width)
         self._rows = ipywidgets.VBox()
-        words = ipywidgets.VBox([self.caption, self._rows, self.background, self.add])
         self.message = ipywidgets.HTML()
-        self.box = ipywidgets.HBox([self.board.box, ipywidgets.VBox([words, self.message])])
+        parts = [self.caption, self._rows, self.background, self.add, self.message]
+        self.words = ipywidgets.VBox(parts)
+        self.box = ipywidgets.HBox([self.board.box, self.words])
         self._callbacks: list[Callable[[], Any]] = []
         self.set_layout(layout)
         for control in (self.caption, self.background):
@@ -174,18 +175,21 @@ class LayoutForm(Shown):
         self.set_layout(_layout(self.caption.value, regions, self.background.value))
 
     def _row(self, index: int, region: Region) -> Row:
-        phrase = ipywidgets.Text(value=region.phrase, description=f"region {index + 1}")
+        phrase = ipywidgets.Text(
+            value=region.phrase, description=f"region {index + 1}", layout=_wide("240px")
+        )
         phrase.continuous_update = False
         strength = ipywidgets.FloatSlider(
             value=region.strength, min=0, max=max(2, region.strength), step=0.05,
-            description="strength",
+            description="strength", style={"description_width": "60px"}, layout=_wide("240px"),
         )  # fmt: skip
-        remove = ipywidgets.Button(description="Remove")
+        remove = ipywidgets.Button(description="Remove", layout=_wide("80px"))
         remove.on_click(lambda button: self._clicked(self.remove_region, index))
         phrase.observe(self._on_renamed, names="value")
         strength.observe(self._on_change, names="value")
         colour = ipywidgets.HTML(f'<b style="color:{region_colour(index)}">&#9632;</b>')
-        controls = ipywidgets.HBox([colour, phrase, strength, remove])
+        wrapped = ipywidgets.Layout(flex_flow="row wrap")
+        controls = ipywidgets.HBox([colour, phrase, strength, remove], layout=wrapped)
         return Row(region, phrase, strength, remove, controls)
 
     def _on_renamed(self, change: Any) -> None:
@@ -209,6 +213,11 @@ class LayoutForm(Shown):
 
 
 # ------------------------------------------------------------------------------------- small parts
+def _wide(width: str) -> ipywidgets.Layout:
+    """That wide: the boxes around it would press a slider to nothing."""
+    return ipywidgets.Layout(width=width, flex="0 0 auto")
+
+
 def board(layout: Layout, height: int, width: int) -> Painter | SliderBoard:
     """A painter where the package anywidget is installed, else sliders."""
     return (SliderBoard if painter.anywidget is None else Painter)(layout, height, width)

@@ -106,17 +106,23 @@ class Playground(Shown):
 
     def _arranged(self) -> ipywidgets.Widget:
         row, column = ipywidgets.HBox, ipywidgets.VBox
-        numbers = column([self.seed, self.steps, self.every])
         titles = {"stock": "stock: without the layout", "dense": "dense: with the layout"}
         panels = [column([ipywidgets.HTML(titles[n]), image]) for n, image in self._panels.items()]
-        return column([
-            self.form.box,
-            row([self._settings_box, numbers]),
-            self._preview,
-            row([self.generate_button, self.cancel_button, self._bar, self._status]),
+        beside = column([
+            self.form.words,
+            self.seed,
+            self.steps,
+            self.every,
+            row([self.generate_button, self.cancel_button]),
+            row([self._bar, self._status]),
             self._message,
+        ])  # fmt: skip
+        return column([
+            row([self.form.board.box, beside]),
             row(panels),
             self._stale,
+            self._preview,
+            self._settings_box,
             row([self.path, self.save_button, self.open_button]),
             self._code,
         ])  # fmt: skip
@@ -164,9 +170,9 @@ class Playground(Shown):
     def generate(self) -> None:
         """Begin to draw what the controls say, and return; `wait()` gives the pictures.
 
-        The stock picture is drawn once for each text, seed and number of steps. Intermediate
-        pictures, every `every` steps (0: none), are decoded at half size, which costs a quarter of
-        a full decoding each.
+        The stock picture is drawn once for each text, seed and number of steps. Every `every`
+        steps (0: never; not after the first) a look shows where the picture is heading: latents,
+        foreseen and decoded at half size, which costs a quarter of a full decoding each.
 
         Raises, before anything is drawn, ValueError for what the preview refuses, and RuntimeError
         while this pipeline is drawing, or is inside `dense_attention` or `record_attention`.
@@ -240,10 +246,15 @@ class Playground(Shown):
             self.generate_button.disabled, self.cancel_button.disabled = False, True
 
     def _picture(self, name: str, rule: DenseConfig | None, made: Made, job: Job) -> Image.Image:
+        before: Tensor | None = None
+
         def after_step(pipe: Any, index: int, time: Any, state: dict) -> dict:
-            every, done = self.every.value, index + 1
-            if every and done % every == 0 and done < made.steps:
-                self._show(name, half_size(pipe, state["latents"][:1]), made.layout)
+            nonlocal before
+            latents, every, done = state["latents"], self.every.value, index + 1
+            if every and before is not None and done % every == 0 and done < made.steps:
+                ahead = foreseen(before, latents, *pipe.scheduler.sigmas[index : index + 2])
+                self._show(name, half_size(pipe, ahead), made.layout)
+            before = latents
             return state
 
         def after_step_told(done: int, total: int) -> None:
@@ -338,6 +349,15 @@ class Playground(Shown):
 
 
 # ------------------------------------------------------------------------------------- small parts
+def foreseen(before: Tensor, after: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:
+    """Where the latents of one step, from `sigma` to `next_sigma`, would end if they went straight.
+
+    Flow matching's paths are almost straight (Esser et al. 2024), so this is the picture to come.
+    """
+    velocity = (before.float() - after.float()) / float(sigma - next_sigma)
+    return after.float() - float(next_sigma) * velocity
+
+
 @torch.no_grad()
 def half_size(pipe: Any, latents: Tensor) -> Image.Image:
     """What latents [1, C, h, w] look like, decoded at half the picture's size."""

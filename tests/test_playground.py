@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 import densenb as dnb
-from densenb import painter, pipelines, worker
+from densenb import painter, pipelines, playground, worker
 from densenb.layout_form import LayoutForm, SliderBoard
 from densenb.painter import Painter
-from densenb.playground import Playground, half_size
+from densenb.playground import Playground, foreseen, half_size
 from densenb.worker import Cancelled, Job, alone
 
 CAT = dnb.Region("a blue cat", dnb.box(0.5, 0.42, 0.95, 0.97))
@@ -185,7 +185,7 @@ def test_progress_looks_and_buttons(play):
     assert play._bar.value == play._bar.max == 6
     assert not play.generate_button.disabled and play.cancel_button.disabled
     sizes = [Image.open(io.BytesIO(value)).size for value in values]
-    assert sizes == [(64, 64), (64, 64), (128, 128)]  # looks at half size, then the picture
+    assert sizes == [(64, 64), (128, 128)]  # a look at half size, then the picture
     assert "drawn before" not in play._stale.value
     play.form.rows[0].strength.value = 0.9
     assert "drawn before the last change" in play._stale.value
@@ -205,6 +205,34 @@ def test_the_stock_picture_is_drawn_once(play):
     play.seed.value = 1
     play.generate()
     assert play.wait(SECONDS)["stock"].tobytes() != first["stock"].tobytes()
+
+
+def test_what_is_foreseen_is_the_end_of_a_straight_path():
+    picture, noise = torch.randn(2, 1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    path = [(1 - sigma) * picture + sigma * noise for sigma in (0.9, 0.7)]
+    ahead = foreseen(*path, torch.tensor(0.9), torch.tensor(0.7))
+    torch.testing.assert_close(ahead, picture, atol=1e-5, rtol=1e-5)
+
+
+def test_the_look_before_the_last_step_is_near_the_picture(pipe, play, monkeypatch):
+    given, ends = [], []
+    real = playground.half_size
+    monkeypatch.setattr(playground, "half_size", lambda *a: given.append(a[1]) or real(*a))
+    decode = pipe.vae.decode
+
+    def spy(latents, *args, **kwargs):
+        ends.append(latents)
+        return decode(latents, *args, **kwargs)
+
+    monkeypatch.setattr(pipe.vae, "decode", spy)
+    play.steps.value, play.every.value = 6, 5
+    play.generate()
+    play.wait(SECONDS)
+    _, stock, _, dense = ends
+    scale, shift = pipe.vae.config.scaling_factor, pipe.vae.config.shift_factor
+    for ahead, end in zip(given, (stock, dense), strict=True):
+        final = (end - shift) * scale
+        assert (ahead - final).norm() < 0.2 * final.norm()
 
 
 def test_a_look_is_of_the_latents(pipe):
