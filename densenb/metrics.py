@@ -82,7 +82,10 @@ def to_grid(masks: Tensor, rows: int = GRID, cols: int = GRID) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of bool masks [..., h, w] -> [...]; 0 when both are empty."""
+    """Intersection over union of bool masks [..., h, w] -> [...]; 0 when both are empty.
+
+    Taught in notebook 08.
+    """
     return (a & b).sum((-2, -1)) / (a | b).sum((-2, -1)).clamp(min=1)
 
 
@@ -390,7 +393,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile interval of a mean over objects, by resampling whole scenes.
 
-    Objects of one scene stand or fall together, so the scene is what is drawn.
+    Objects of one scene stand or fall together, so the scene is what is drawn. Taught in notebook
+    08.
 
     Args:
         values_by_scene: [S] or [S, N], NaN where a scene has no further object.
