@@ -8,7 +8,8 @@ A log is a JSONL file that is only ever added to. It holds two kinds of lines:
 A *run* is one method on one suite by one model, with every setting that could change a picture or
 its scores. Its ID is a hash of those settings, which name no device, path or batch size: another
 machine goes on where this one stopped, and pictures of other settings never mix. Logs of several
-machines are joined with `cat`; a picture that is in a log twice counts once.
+machines are joined with `cat`; a picture that is in a log twice counts once. What a run does not
+know is its code: after a change of how a rule works, name another log.
 """
 
 from __future__ import annotations

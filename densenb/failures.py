@@ -30,7 +30,7 @@ STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 1200px; padding: 1rem; }
 nav a { margin-right: 1em; white-space: nowrap; }
 summary { cursor: pointer; padding: .3em 0; }
-.scenes { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); }
+.scenes { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(420px, 1fr)); }
 article { border: 1px solid #8886; border-radius: 6px; padding: .6rem; }
 article p { margin: 0 0 .4rem; }
 .row { display: grid; gap: 4px; grid-auto-columns: minmax(0, 1fr); grid-auto-flow: column; }
@@ -138,7 +138,9 @@ def _summary(row: dict[str, Any]) -> str:
     words = f"<strong>{escape(row['method'])}</strong> {row['headline']} "
     words += f"{number(row[row['headline']])} ({ends(row['interval'])})"
     if pair := row.get("against"):
-        words += f", {pair['difference']:+.1f} ({ends(pair['interval'], '+')}) against "
+        words += (
+            f", {number(pair['difference'], sign='+')} ({ends(pair['interval'], '+')}) against "
+        )
         words += f"{escape(pair['method'])}, scenes won-lost {won_lost(pair)}"
     return words
 

@@ -215,7 +215,7 @@ def _block(rows: Sequence[dict[str, Any]]) -> str:
         if against:
             pair = row["against"]
             line += (
-                [f"{pair['difference']:+.1f}", ends(pair["interval"], "+"), won_lost(pair)]
+                [number(pair["difference"], sign="+"), ends(pair["interval"], "+"), won_lost(pair)]
                 if pair
                 else ["-"] * 3
             )
@@ -223,16 +223,16 @@ def _block(rows: Sequence[dict[str, Any]]) -> str:
     return aligned(lines)
 
 
-def number(value: float | None, digits: int = 1) -> str:
-    """A number, or a dash for None."""
-    return "-" if value is None else f"{value:.{digits}f}"
+def number(value: float | None, digits: int = 1, sign: str = "") -> str:
+    """A number, or a dash for None; `sign` is "+" for differences."""
+    return "-" if value is None else f"{value:{sign}z.{digits}f}"
 
 
 def ends(interval: Sequence[float] | None, sign: str = "") -> str:
     """An interval, such as 61.0-63.5, or with a sign, +0.4 to +1.2; a dash where undefined."""
     if interval is None or None in interval:
         return "-"
-    return (" to " if sign else "-").join(f"{end:{sign}.1f}" for end in interval)
+    return (" to " if sign else "-").join(number(end, sign=sign) for end in interval)
 
 
 def won_lost(pair: dict[str, Any]) -> str:

@@ -40,7 +40,8 @@ def markdown(rows: list[dict[str, Any]], first: str = "method", against: str | N
         cells = [number(row[name]) for name in columns]
         cells[0] += f" ({ends(row['interval'])})"
         if extra and (pair := row["against"]):
-            cells += [f"{pair['difference']:+.1f} ({ends(pair['interval'], '+')})", won_lost(pair)]
+            difference = number(pair["difference"], sign="+")
+            cells += [f"{difference} ({ends(pair['interval'], '+')})", won_lost(pair)]
         elif extra:
             cells += ["-", "-"]
         lines.append([row["method"], *cells])
