@@ -277,8 +277,9 @@ def told(message: ipywidgets.HTML) -> Iterator[None]:
 def _slider(name: str, value: float, low: float, high: float) -> ipywidgets.FloatSlider:
     """A slider that can stand at `value`, wherever that is."""
     return ipywidgets.FloatSlider(
-        value=value, min=min(low, value), max=max(high, value), step=0.01, description=name
-    )
+        value=value, min=min(low, value), max=max(high, value), step=0.01, description=name,
+        style={"description_width": "90px"},  # "image_image" is the longest
+    )  # fmt: skip
 
 
 def _bounds(mask: Mask) -> tuple[str, tuple[float, float, float, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from hands import paint
+from hands import handle, keys, paint
 
 CAT = [(0.55, 0.60), (0.90, 0.60), (0.90, 0.85), (0.55, 0.85), (0.55, 0.72), (0.90, 0.72)]
 UMBRELLA = [(0.12, 0.15), (0.45, 0.15), (0.45, 0.40), (0.12, 0.40), (0.12, 0.28), (0.45, 0.28)]
@@ -45,6 +45,8 @@ def test_a_newcomer_paints_two_regions_and_the_picture_follows(open_notebook, pi
 
     for cell in rest:
         notebook.run_cell(cell, seconds=300)
+    keys(handle(notebook.cell("explore"), "step"), "End")  # both runs walk together
+    notebook.wait_until("[walk.walks[n].step.value for n in ('stock', 'dense')] == [4, 4]")
     with capsys.disabled():
         print(
             f"\nnotebook 11 by hand: setup {ready - began:.0f} s; two painted regions and a steered"
