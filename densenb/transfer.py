@@ -170,9 +170,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "repair-text": {"special_tokens": "background"},
     "repair-soft": {"mask": "scores", "area": 0.0, "decay": 0.0},
     "repair-decay": {"decay": 5.0},
-    "repair-strength": {"image_text": 0.5},
 }
-"""What each repair changes, the ones before it kept. The last gives `DenseConfig.tuned`."""
+"""What each repair changes, the ones before it kept. Then only what is tuned is left to do."""
 
 
 def repaired(pipe: Any, changes: Mapping[str, Any]) -> Transfer:
@@ -188,13 +187,17 @@ def _scale(pipe: Any) -> float:
     return Transfer.reported(pipe).temperature
 
 
-REPAIRS: dict[str, Callable[[Any], Rule]] = {"report": Transfer.reported} | {
-    name: lambda pipe, changes=changes: repaired(pipe, changes)
-    for name, changes in zip(
-        CHANGES, accumulate(CHANGES.values(), lambda all, one: all | one), strict=True
-    )
+REPAIRS: dict[str, Callable[[Any], Rule]] = {
+    "report": Transfer.reported,
+    **{
+        name: lambda pipe, changes=changes: repaired(pipe, changes)
+        for name, changes in zip(
+            CHANGES, accumulate(CHANGES.values(), lambda before, new: before | new), strict=True
+        )
+    },
+    "repair-tuned": Transfer.tuned,
 }
-"""Name -> the rule for a pipeline: the report, then one repair after the other."""
+"""Name -> the rule for a pipeline: the report, one repair after the other, `DenseConfig.tuned`."""
 
 READINGS: dict[str, Callable[[Any], Rule]] = {
     "report-inert": lambda pipe: repaired(pipe, {"layers": "none"}),
