@@ -271,7 +271,7 @@ def test_states_are_told_apart_the_same_in_every_precision():
 
 
 def test_every_method_of_the_registry_makes_a_rule(random_pipe, monkeypatch):
-    measured = dataclasses.replace(pipelines.tier(random_pipe), tuned={"decay": 2.0})
+    measured = dataclasses.replace(pipelines.tier(random_pipe), tuned=pipelines.TINY.tuned)
     monkeypatch.setitem(pipelines._tiers, random_pipe, measured)
     made = {name: method(random_pipe) for name, method in ev.METHODS.items()}
     assert made["stock"] is None and made["transferred"] == DenseConfig()
