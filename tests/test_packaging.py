@@ -114,6 +114,15 @@ COLAB = {
 UNTOUCHED = {"torch", "numpy", "ipywidgets", "ipython"}
 
 
+def test_the_set_of_make_test_colab_is_this_one_and_serves_the_core() -> None:
+    pins = bounds(listed("constraints-colab.txt"))
+    assert {canonicalize_name(n): f"=={v}" for n, (v, _) in COLAB.items()}.items() <= pins.items()
+    for line in CORE:
+        requirement = Requirement(line)
+        pin = pins[canonicalize_name(requirement.name)].removeprefix("==")
+        assert Version(pin) in requirement.specifier, line
+
+
 @pytest.fixture(scope="module")
 def colab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Python of a fresh environment in which pip sees Colab's packages: metadata, no code."""

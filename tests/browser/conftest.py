@@ -38,13 +38,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def picture(request) -> Callable[[Path, str], None]:
-    """`picture(path, name)`: a screenshot for docs/, small; kept only with --screenshots."""
+def picture(request) -> Callable[[Path, str, float], None]:
+    """`picture(path, name, height)`: a screenshot's upper part for docs/, with --screenshots."""
 
-    def keep(path: Path, name: str) -> None:
+    def keep(path: Path, name: str, height: float) -> None:
         if request.config.getoption("--screenshots"):
             with Image.open(path) as full:
-                small = full.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+                upper = full.convert("RGB").crop((0, 0, full.width, round(height)))
+                small = upper.quantize(128, dither=Image.Dither.NONE)
             small.save(ROOT / "docs" / f"{name}.png", optimize=True)
 
     return keep

@@ -41,7 +41,9 @@ def test_a_newcomer_paints_two_regions_and_the_picture_follows(open_notebook, pi
     notebook.run("from densenb.evaluate import measure")
     stock, dense = notebook.value(SHARES)  # per cent of the objects in their regions
     assert dense >= stock + 20, (stock, dense)
-    picture(notebook.screenshot("newcomer", play), "playground")
+    drawn = play.locator("img").nth(1).bounding_box()
+    upper = drawn["y"] + drawn["height"] - play.bounding_box()["y"] + 35  # and what drew them
+    picture(notebook.screenshot("newcomer", play), "playground", upper)
 
     for cell in rest:
         notebook.run_cell(cell, seconds=300)
