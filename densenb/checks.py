@@ -25,16 +25,18 @@ from densenb.checks_scaling import (
     check_value_range,
 )
 from densenb.checks_segments import check_soft_masks, check_substitute, check_token_count
+from densenb.checks_transfer import check_masked_row, check_renormalised, check_scaled_scores
 from densenb.hand_in import report
 from densenb.layout import Layout
 from densenb.masks import Mask
 
 __all__ = [
     "CheckFailed", "check_attends", "check_four_bits", "check_guidance", "check_kendall_tau",
-    "check_layout_moved", "check_mean_iou", "check_moved_scores", "check_own_share",
-    "check_own_words_only", "check_paired_interval", "check_phrase_map", "check_prediction",
-    "check_push_only", "check_region_bias", "check_same_pixels", "check_soft_masks",
-    "check_substitute", "check_text_mass", "check_token_count", "check_value_range", "report",
+    "check_layout_moved", "check_masked_row", "check_mean_iou", "check_moved_scores",
+    "check_own_share", "check_own_words_only", "check_paired_interval", "check_phrase_map",
+    "check_prediction", "check_push_only", "check_region_bias", "check_renormalised",
+    "check_same_pixels", "check_scaled_scores", "check_soft_masks", "check_substitute",
+    "check_text_mass", "check_token_count", "check_value_range", "report",
 ]  # fmt: skip
 
 SIDE = 256  # pixels on which masks are compared
