@@ -77,7 +77,9 @@ def preview(
         negative = layout.negative()
         if negative is not None:
             layout_spans(pipe, negative, t5_length)
-    notes = list(dict.fromkeys(str(warning.message) for warning in caught))
+    # A busy kernel's own deprecations are caught, too, and say nothing of the layout.
+    heard = [warning for warning in caught if issubclass(warning.category, UserWarning)]
+    notes = list(dict.fromkeys(str(warning.message) for warning in heard))
     if layout.text != layout.caption:
         notes.insert(0, f"the caption lacks some phrases; appended: {layout.text!r}")
     words = [set(span.clip) | {("t5", i) for i in span.t5} for span in spans]

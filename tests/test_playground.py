@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import threading
+import warnings
 import weakref
 from dataclasses import replace
 
@@ -88,6 +89,17 @@ def test_words_and_strengths(play):
     assert "a red cat" in play._preview.value
     form.background.value = " "
     assert play.layout.background is None
+
+
+def test_the_preview_keeps_the_kernels_deprecations_out(pipe, monkeypatch):
+    def warns(*size: object) -> torch.Tensor:
+        warnings.warn("datetime.utcnow() is deprecated", DeprecationWarning, stacklevel=1)
+        warnings.warn("a region is thin", UserWarning, stacklevel=1)
+        return original(LAYOUT, 16, 16)
+
+    original = dnb.Layout.token_masks
+    monkeypatch.setattr(dnb.Layout, "token_masks", warns)
+    assert dnb.preview(LAYOUT, pipe).warnings == ("a region is thin",)
 
 
 def test_a_missing_phrase_is_told_in_the_preview_and_a_bad_one_refused(play):
