@@ -1,14 +1,13 @@
-"""Widgets in JupyterLab itself: what a hand does in the page arrives in Python, and comes back."""
+"""Sliders and explorer in JupyterLab: what a hand does in the page arrives in Python, and back."""
 
 from __future__ import annotations
 
 import pytest
-from hands import handle, keys, paint, row, write
+from hands import handle, keys, row, write
 
 SETUP = """
 import torch
 import densenb as dnb
-from densenb.painter import region_painter
 from densenb.widgets import MaskSliders, StepBlockHead
 pipe = dnb.load("tiny")
 layout = dnb.Layout("a blue cat and an orange umbrella in a rose garden", [
@@ -18,13 +17,12 @@ layout = dnb.Layout("a blue cat and an orange umbrella in a rose garden", [
 """
 SLIDERS = 'sliders = MaskSliders(pipe, layout, ["image_text"], steps=2)\nsliders'
 WALK = "walk = StepBlockHead(torch.rand(3, 4, 2, 8, 8), blocks='abcd')\nwalk"
-PAINTER = "painter = region_painter(pipe, layout)\npainter"
 
 
 @pytest.fixture(scope="module")
 def notebook(lab, chromium):
     """One kernel for all tests here; each has a cell of its own."""
-    notebook = lab.open(chromium, lab.write("widgets.ipynb", SETUP, SLIDERS, WALK, PAINTER))
+    notebook = lab.open(chromium, lab.write("widgets.ipynb", SETUP, SLIDERS, WALK))
     notebook.run_all()
     yield notebook
     notebook.close()
@@ -114,18 +112,3 @@ def test_explorer_sliders(notebook):
     assert notebook.value("walk.reading") in cell.inner_text()
     assert notebook.value("(walk.values == walk._maps['attention'][2, 2, 1]).all().item()")
     assert shown.screenshot() != before
-
-
-# ---------------------------------------------------------------------------------- the painter
-def test_a_stroke_arrives_and_undo_takes_it_back(notebook):
-    cell = notebook.cell(3)
-    canvas = cell.locator("canvas")
-    canvas.scroll_into_view_if_needed()
-    paint(canvas, (0.1, 0.1), (0.6, 0.1))
-    notebook.wait_until("painter.layout != layout")
-    cat, umbrella = (f"painter.layout.pixel_masks(100, 100)[{i}]" for i in (0, 1))
-    assert notebook.value(f"{cat}[10, 12:58].min().item()") == 1
-    assert notebook.value(f"({umbrella} == layout.pixel_masks(100, 100)[1]).all().item()")
-    notebook.screenshot("painter", cell)
-    cell.get_by_role("button", name="Undo").click()
-    notebook.wait_until("painter.layout == layout")
