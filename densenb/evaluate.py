@@ -28,7 +28,7 @@ from densenb.layout import Layout, against_neighbours
 from densenb.measuring import measure, score_layout
 from densenb.modulation import DenseConfig, Rule
 from densenb.pipelines import call_inputs, tier
-from densenb.stages import STAGES
+from densenb.stages import STAGES, STRONG_BIAS
 from densenb.suites import Suite, known, noise, shuffled
 from densenb.tables import (
     CEILING,
@@ -58,6 +58,7 @@ METHODS: dict[str, Callable[[Any], Rule | None]] = {
     "tuned-pooled": lambda pipe: replace(DenseConfig.tuned(pipe), pooled="phrases"),
     "tuned-negatives": DenseConfig.tuned,
     "shuffled-masks": DenseConfig.tuned,
+    "strong-bias": lambda pipe: STRONG_BIAS,
     "hard-mask": lambda pipe: HardMask(),
     "hard-mask-image": lambda pipe: HardMask(quadrants=HardMask.quadrants[:2]),
     "hard-mask-alternating": HardMask.alternating,

@@ -39,3 +39,15 @@ STAGES: dict[str, DenseConfig] = {
     "text-text": _seven,
 }
 """Name -> settings. "decay" is the paper's rule; "text-image" and "text-text" go beyond it."""
+
+STRONG_BIAS = DenseConfig(
+    image_text=6.0,
+    image_image=0.0,
+    text_image=1.0,
+    decay=0.0,
+    area=0.0,
+    value_range=None,
+    special_tokens="neutral",
+)
+"""What rivals taught: words alone, a bias far above what scores range over, and all other text left
+as it is. From 3 to 12 logits it hardly matters how many (docs/sweep.md)."""

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import densenb as dnb
 from densenb.evaluate import LAYOUTS, METHODS
 from densenb.modulation import DenseConfig
 from densenb.pipelines import TINY
-from densenb.stages import STAGES
+from densenb.stages import STAGES, STRONG_BIAS
 from densenb.suites import build_suite, shuffled
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -24,6 +25,11 @@ CHANGES = {
     "text-image": {"text_image"},
     "text-text": {"text_text"},
 }
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return dnb.load("tiny")
 
 
 def test_each_stage_changes_what_its_name_says():
@@ -51,21 +57,20 @@ def test_shuffled_masks_are_of_other_scenes_with_as_many_objects():
 
 
 @pytest.mark.parametrize("name", ["stages.json", "test.json"])
-def test_committed_rows_are_of_methods_with_these_settings(name):
+def test_committed_rows_are_of_methods_with_these_settings(name, pipe):
     """A table whose method has since changed must be made again."""
-    rules = {"tuned": DenseConfig(**TINY.tuned)}
     for row in json.loads((DOCS / name).read_text(encoding="utf-8")):
         assert row["scenes"] == 256
         if row["method"] in ("stock", "ground-truth", "token-grid ceiling"):
             assert row["settings"] == {}
             continue
-        rule = rules.get(row["method"]) or METHODS[row["method"]](None)
+        rule = METHODS[row["method"]](pipe)
         now = json.loads(json.dumps(asdict(rule)))
         differ = {key for key in now if now[key] != row["settings"].get(key, now[key])}
         assert differ <= {"backend"}, row["method"]
 
 
-def test_the_sweep_was_of_the_settings_in_the_script():
+def _sweep():
     import sys
 
     sys.path.insert(0, str(DOCS.parent / "tools"))
@@ -73,11 +78,29 @@ def test_the_sweep_was_of_the_settings_in_the_script():
         import sweep
     finally:
         sys.path.pop(0)
-    rows = {row["method"]: row for row in json.loads((DOCS / "sweep.json").read_text())}
-    assert set(sweep.SETTINGS) <= set(rows)
-    for name, rule in sweep.SETTINGS.items():
+    return sweep
+
+
+@pytest.mark.parametrize("name", list(_sweep().ROUNDS))
+def test_the_sweep_was_of_the_settings_in_the_script(name):
+    settings = _sweep().ROUNDS[name]
+    rows = {row["method"]: row for row in json.loads((DOCS / f"{name}.json").read_text())}
+    assert set(settings) <= set(rows)
+    for method, rule in settings.items():
         now = {} if rule is None else json.loads(json.dumps(asdict(rule)))
-        given = rows[name]["settings"]
-        assert {key for key in now if now[key] != given.get(key, now[key])} <= {"backend"}, name
-    tuned = rows["area 0, image-text 0.5"]["settings"]
+        given = rows[method]["settings"]
+        assert {key for key in now if now[key] != given.get(key, now[key])} <= {"backend"}, method
+
+
+def test_the_settings_with_names_were_swept():
+    rows = [
+        row
+        for name in ("sweep", "sweep_neutral")
+        for row in json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8"))
+    ]
+    swept = {row["method"]: row["settings"] for row in rows}
+    tuned = swept["area 0, image-text 0.5"]
     assert {name: tuned[name] for name in TINY.tuned} == TINY.tuned
+    strong = swept["neutral fixed bias 6, text-image 1"]
+    now = json.loads(json.dumps(asdict(STRONG_BIAS)))
+    assert {key for key in now if now[key] != strong.get(key, now[key])} <= {"backend"}

@@ -1,6 +1,7 @@
 """Compare settings of the modulation on `tune` scenes; the best becomes the tier's `tuned`.
 
     python tools/sweep.py --scenes 96 --dtype bfloat16 --out out/sweep.json
+    python tools/sweep.py --round sweep_fine --scenes 128 --seeds 0 1 --out out/sweep_fine.json
     python tools/sweep.py --scenes 18 --only stock background published
 
 One row a setting, the best printed last; the file is rewritten after every setting, so that an
@@ -124,8 +125,6 @@ FINE |= {
     "fixed bias 2.5, image-image 1": fixed(2.5, 1.0),
     "fixed bias 2, image-image 1, alone": replace(fixed(2.0, 1.0), encode_phrases_alone=True),
 }
-SETTINGS |= FINE
-
 # Each rival gets its choice as well.
 EVERY_OTHER = tuple(range(0, 6, 2))
 RIVALS: dict[str, Rule | None] = {
@@ -155,7 +154,44 @@ for number in (0.1, 0.2, 0.3, 0.4, 0.8):
     )
 for number in (0.2, 0.4):
     RIVALS[f"paint-with-words {number:g}, window 0.3"] = PaintWithWords(weight=number, window=0.3)
-SETTINGS |= RIVALS
+
+
+def words(logits: float, **changes: Any) -> DenseConfig:
+    """A fixed bias from image to text alone, text of no region left as it is."""
+    same = {"value_range": None, "decay": 0.0, "area": 0.0, "image_image": 0.0}
+    return DenseConfig(**(same | {"image_text": logits} | changes))
+
+
+# What the rivals taught: leave all other text alone, and let words win.
+NEUTRAL: dict[str, Rule | None] = {
+    f"neutral fixed bias {number}": words(float(number)) for number in (3, 4, 5, 6, 8, 10, 12)
+}
+for number in (4, 6, 8):
+    NEUTRAL[f"neutral fixed bias {number}, alone"] = words(number, encode_phrases_alone=True)
+for number, window in ((6, 0.2), (6, 0.4), (6, 0.5), (4, 0.5), (8, 0.2)):
+    NEUTRAL[f"neutral fixed bias {number}, window {window}"] = words(number, window=window)
+for number in (0.3, 0.5, 0.7, 1.0):
+    NEUTRAL[f"neutral row range {number}"] = words(number, value_range="row")
+NEUTRAL |= {
+    "neutral fixed bias 6, image-image 0.25": words(6.0, image_image=0.25),
+    "neutral fixed bias 6, image-image 0.5": words(6.0, image_image=0.5),
+    "neutral fixed bias 6, soft masks": words(6.0, masks="soft"),
+    "neutral fixed bias 6, text-image 1": words(6.0, text_image=1.0),
+    "neutral fixed bias 6, text-text 1": words(6.0, text_text=1.0),
+    "neutral fixed bias 8, by fraction, window 0.5": words(
+        8.0, clock="fraction", decay=1.0, window=0.5
+    ),
+    "neutral quadrant range 1": words(1.0, value_range="quadrant"),
+}
+
+ROUNDS: dict[str, dict[str, Rule | None]] = {
+    "sweep": SETTINGS,
+    "sweep_fine": FINE,
+    "sweep_rivals": RIVALS,
+    "sweep_neutral": NEUTRAL,
+}
+"""Rounds of the sweep, each after the last had been looked at: docs/ROUND.json has its rows."""
+ALL = {name: rule for settings in ROUNDS.values() for name, rule in settings.items()}
 
 COLUMNS = ("mIoU", "in_mask", "presence", "colour_binding", "leakage", "quality")
 
@@ -168,13 +204,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0, help="of scenes and noise")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="more noise")
-    parser.add_argument("--only", nargs="+", default=list(SETTINGS), help="names; all by default")
+    parser.add_argument("--round", choices=list(ROUNDS), default="sweep", help="(%(default)s)")
+    parser.add_argument("--only", nargs="+", help="names of any round, instead of a whole one")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--out", type=Path, default=Path("out/sweep.json"))
     options = parser.parse_args(arguments)
 
-    chosen = {known(name, SETTINGS, "setting"): SETTINGS[name] for name in options.only}
+    names = options.only or ["stock", *ROUNDS[options.round]]
+    chosen = {known(name, ALL, "setting"): ALL[name] for name in names}
     evaluate.METHODS.update({name: lambda pipe, rule=rule: rule for name, rule in chosen.items()})
     options.out.parent.mkdir(parents=True, exist_ok=True)
     device = evaluate.best_device()
