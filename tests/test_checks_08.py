@@ -10,9 +10,13 @@ import tomllib
 import pytest
 import torch
 
+import densenb as dnb
 from densenb import checks, measured
+from densenb.evaluate import METHODS
 from densenb.metrics import iou
 from densenb.ranks import kendall_tau
+from densenb.suites import SUITES
+from densenb.tables import CEILING, GROUND_TRUTH, settings_of
 from tools.notebooks import ROOT
 
 
@@ -171,6 +175,19 @@ def test_a_committed_table_is_read_by_name():
 def test_an_unknown_table_is_told_with_those_there_are():
     with pytest.raises(ValueError, match="no table 'stage': known are .*stages"):
         measured.table("stage")
+
+
+def test_the_table_of_methods_is_of_these_methods_and_whole_suites():
+    """A table whose method has since changed must be made again."""
+    pipe = dnb.load("tiny")
+    for row in measured.table("measure"):
+        kind, name = SUITES[row["suite"]], row["method"]
+        assert row["scenes"] == kind.scenes == len(row[f"{row['headline']}_by_scene"]), name
+        if name in (GROUND_TRUTH, CEILING):
+            continue
+        assert row["seeds"] == list(range(kind.seeds)), name
+        now = json.loads(json.dumps(settings_of(METHODS[name](pipe))))
+        assert {key for key in now if now[key] != row["settings"][key]} <= {"backend"}, name
 
 
 def test_installed_the_tables_are_inside_the_package(tmp_path, monkeypatch):
