@@ -11,8 +11,13 @@ follows.
     images = dnb.generate(pipe, layout, seeds=range(4))
 """
 
+import logging as _python_logging
+
 from transformers.utils import logging as _logging
 
+# bitsandbytes, which diffusers imports where it is installed, looks for a faster kernel of another
+# package on some processors, and warns where there is none; nothing here needs it
+_python_logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(_python_logging.ERROR)
 # transformers says at length that it has no torchvision for image processors nobody uses here
 _verbosity = _logging.get_verbosity()
 _logging.set_verbosity_error()
