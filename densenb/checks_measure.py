@@ -100,6 +100,10 @@ def check_paired_interval(paired_interval: Any) -> None:
         "each method has scenes of its own here: the same scenes have to be drawn for both.",
     )
     expect(
+        not near(mine[drawn].mean(1) - theirs.mean()),
+        "only one method's scenes are drawn again: draw them for both.",
+    )
+    expect(
         not near(mine - theirs) and not near((mine - theirs)[drawn].flatten()),
         "that is how much single scenes differ: take the mean of each resample first.",
     )

@@ -93,6 +93,10 @@ def unpaired(mine, theirs, drawn):
 INTERVALS = {
     "exchanged": (lambda a, b, drawn: paired(b, a, drawn), "are exchanged"),
     "unpaired": (unpaired, "the same scenes"),
+    "one method drawn": (
+        lambda a, b, drawn: paired(a, 0 * b + b.mean(), drawn),
+        "draw them for both",
+    ),
     "of scenes": (
         lambda a, b, drawn: (a - b).quantile(torch.tensor([0.025, 0.975]).double()).tolist(),
         "single scenes",
