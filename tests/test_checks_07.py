@@ -115,13 +115,22 @@ def test_the_table_of_the_notebook_is_that_of_the_measurement():
         ROOT / "notebooks" / "07_why_the_first_transfer_failed.ipynb", as_version=4
     )
     (cell,) = (cell for cell in notebook.cells if "data:docs/transfer.json" in tags(cell))
-    (table,) = (
-        ast.literal_eval(node.value)
-        for node in ast.walk(ast.parse(cell.source))
-        if isinstance(node, ast.Assign) and node.targets[0].id == "measured"
+    table, stock = (
+        next(
+            ast.literal_eval(node.value)
+            for node in ast.walk(ast.parse(cell.source))
+            if isinstance(node, ast.Assign) and node.targets[0].id == name
+        )
+        for name in ("measured", "stock")
     )
-    rows = json.loads((ROOT / "docs" / "transfer.json").read_text(encoding="utf-8"))
-    by_name = {row["method"]: row for row in rows}
+    by_name = rows_of("transfer.json")
     for name, numbers in table.items():
         row = by_name[name]
-        assert numbers == tuple(round(row[key], 1) for key in ("mIoU", "presence")), name
+        keys = ("mIoU", "presence", "quality")
+        assert numbers == tuple(round(row[key], 1) for key in keys), name
+    assert stock == round(rows_of("stages.json")["stock"]["mIoU"], 1)
+
+
+def rows_of(name):
+    rows = json.loads((ROOT / "docs" / name).read_text(encoding="utf-8"))
+    return {row["method"]: row for row in rows}
