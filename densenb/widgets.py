@@ -229,8 +229,8 @@ class ConfigSliders(Shown):
             self.button.disabled = False
         masks = self.layout.pixel_masks(self.picture.height, self.picture.width)
         outlined = ipywidgets.Image(value=png(overlay(self.picture, masks)), format="png")
-        stamp = tier(self.pipe).stamp([self.seed.value])
-        note = f"a preview of {self.steps} steps; {stamp}"
+        stamp = replace(tier(self.pipe), steps=self.steps).stamp([self.seed.value])
+        note = f"a preview; {stamp}"
         self._drawn.children = (outlined, ipywidgets.HTML(html.escape(note)))
         return self.picture
 

@@ -203,7 +203,7 @@ def test_the_button_draws_and_shows(pipe):
     assert states == [(1, True), (2, True)] and not sliders.button.disabled
     image, note = sliders._drawn.children
     assert pixels(image).shape == (128, 128, 3) and not sliders.message
-    assert "2 steps" in note.value and "seeds 0" in note.value
+    assert "· 2 steps ·" in note.value and "seeds 0" in note.value
     sliders.seed.value = 1
     assert "before the last change" in note.value
 
