@@ -6,7 +6,11 @@ they refuse, or differ by version, though bitsandbytes itself can. Taught in not
 
 from __future__ import annotations
 
+from copy import copy
+from functools import cache
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -43,7 +47,7 @@ def packed(
         raise ValueError(
             "packing weights to 4 bits needs bitsandbytes: pip install bitsandbytes."
         ) from error
-    new = bnb.nn.Linear4bit(
+    new = linear_class()(
         layer.in_features,
         layer.out_features,
         bias=layer.bias is not None,
@@ -55,3 +59,35 @@ def packed(
     if layer.bias is not None:
         new.bias = nn.Parameter(layer.bias.detach().to(dtype), requires_grad=False)
     return new.to(device)
+
+
+@cache
+def linear_class() -> type[nn.Module]:
+    """bitsandbytes' `Linear4bit`, which on a CPU computes with the weights of `unpacked`.
+
+    By itself it would choose a kernel by the processor, and on those with bfloat16 instructions one
+    that takes few shapes (bitsandbytes 0.50).
+    """
+    import bitsandbytes as bnb
+
+    class Linear4bit(bnb.nn.Linear4bit):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.device.type != "cpu":
+                return super().forward(x)
+            weight = unpacked(self.weight).to(self.compute_dtype)
+            return F.linear(x.to(self.compute_dtype), weight, self.bias).to(x.dtype)
+
+    return Linear4bit
+
+
+def unpacked(weight: nn.Parameter) -> torch.Tensor:
+    """The values of a packed weight, `[out, in]`, as wide as before it was packed.
+
+    Unpacked as one long row: with AVX-512, bitsandbytes 0.50 loses its place at the end of rows
+    that are no multiple of 64, the block that shares a scale.
+    """
+    import bitsandbytes as bnb
+
+    state = copy(weight.quant_state)
+    state.shape = torch.Size([1, weight.quant_state.shape.numel()])
+    return bnb.functional.dequantize_4bit(weight.data, state).view(weight.quant_state.shape)

@@ -47,7 +47,7 @@ def test_packed_weights_are_close_and_wo_is_left_alone(folder):
     bnb = pytest.importorskip("bitsandbytes")
     module = load_t5(folder, "nf4", torch.float32, torch.device("cpu"))
     block = module.encoder.block[0].layer[1].DenseReluDense
-    assert type(block.wi_0) is bnb.nn.Linear4bit and type(block.wo) is torch.nn.Linear
+    assert isinstance(block.wi_0, bnb.nn.Linear4bit) and type(block.wo) is torch.nn.Linear
     exact = load_t5(folder, "float32", torch.float32, torch.device("cpu"))
     ours, theirs = (each(IDS).last_hidden_state for each in (module, exact))
     error = (ours - theirs).norm() / theirs.norm()
