@@ -416,8 +416,8 @@ def stock_processors(transformer: Any) -> dict[str, JointAttnProcessor2_0]:
 def chosen_backend(rule: Rule, tokens: int) -> str:
     """The backend of a rule; "auto" becomes "fused" where scores would be large.
 
-    Short sequences are faster with their scores, on a GPU too: fewer kernels, and all layouts of a
-    batch at once.
+    Short sequences keep them, on a GPU too: a batch is then edited all at once, while the fused
+    backend takes its layouts one after the other.
     """
     if not isinstance(rule, DenseConfig):
         return "explicit"  # other rules are defined by their scores
