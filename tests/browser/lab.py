@@ -233,10 +233,19 @@ class Notebook:
         return content
 
     def wait_until(self, expression: str, seconds: float = 60) -> None:
-        """Ask the kernel until it says yes. AssertionError when it does not in time."""
+        """Ask the kernel until it says yes. AssertionError when it does not in time.
+
+        An expression that raises is a no, too: what it asks about may still be on its way.
+        """
         until = time.monotonic() + seconds
-        while not self.value(f"bool({expression})"):
-            assert time.monotonic() < until, f"not so within {seconds} s: {expression}"
+        while True:
+            try:
+                answer: Any = self.value(f"bool({expression})")
+            except RuntimeError as error:
+                answer = error
+            if answer is True:
+                return
+            assert time.monotonic() < until, f"{answer!r} for {seconds} s: {expression}"
             self.page.wait_for_timeout(100)
 
     def close(self) -> None:
