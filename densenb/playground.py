@@ -172,7 +172,7 @@ class Playground(Shown):
 
         The stock picture is drawn once for each text, seed and number of steps. Every `every`
         steps (0: never; not after the first) a look shows where the picture is heading: latents,
-        foreseen and decoded at half size, which costs a quarter of a full decoding each.
+        foreseen and decoded at half size, a quarter of the pixels.
 
         Raises, before anything is drawn, ValueError for what the preview refuses, and RuntimeError
         while this pipeline is drawing, or is inside `dense_attention` or `record_attention`.

@@ -49,5 +49,5 @@ STRONG_BIAS = DenseConfig(
     value_range=None,
     special_tokens="neutral",
 )
-"""What rivals taught: words alone, a bias far above what scores range over, and all other text left
-as it is. From 3 to 12 logits it hardly matters how many (docs/sweep.md)."""
+"""What rivals taught: words alone, a bias that need not stay within the range of the scores, and
+all other text left as it is. From 3 to 12 logits it hardly matters how many (docs/sweep.md)."""
