@@ -28,8 +28,8 @@ from densenb.layout import Layout, against_neighbours
 from densenb.measuring import measure, score_layout
 from densenb.modulation import DenseConfig, Rule
 from densenb.pipelines import call_inputs, tier
-from densenb.stages import STAGES, STRONG_BIAS
-from densenb.suites import Suite, known, noise, shuffled
+from densenb.stages import STAGES, TUNED_RANGE
+from densenb.suites import Suite, known, noise, shuffled_captions, shuffled_masks
 from densenb.tables import (
     CEILING,
     GROUND_TRUTH,
@@ -58,7 +58,8 @@ METHODS: dict[str, Callable[[Any], Rule | None]] = {
     "tuned-pooled": lambda pipe: replace(DenseConfig.tuned(pipe), pooled="phrases"),
     "tuned-negatives": DenseConfig.tuned,
     "shuffled-masks": DenseConfig.tuned,
-    "strong-bias": lambda pipe: STRONG_BIAS,
+    "shuffled-captions": DenseConfig.tuned,
+    "tuned-range": lambda pipe: TUNED_RANGE,
     "hard-mask": lambda pipe: HardMask(),
     "hard-mask-image": lambda pipe: HardMask(quadrants=HardMask.quadrants[:2]),
     "hard-mask-alternating": HardMask.alternating,
@@ -73,7 +74,8 @@ METHODS |= REPAIRS | READINGS | RELAPSES
 """Name -> the rule for a pipeline; None is the stock pipeline. Add a method by adding a line."""
 
 LAYOUTS: dict[str, Callable[[Suite], list[Layout]]] = {
-    "shuffled-masks": shuffled,
+    "shuffled-masks": shuffled_masks,
+    "shuffled-captions": shuffled_captions,
     "tuned-negatives": lambda suite: [against_neighbours(each) for each in suite.layouts],
 }
 """Methods that are given other layouts than the suite's, by which they are scored all the same."""

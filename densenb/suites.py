@@ -227,22 +227,38 @@ def _layout(kind: Kind, scenes: Scenes, masks: Tensor, index: int) -> Layout:
     return Layout(caption.text, regions)
 
 
-def shuffled(suite: Suite) -> list[Layout]:
+def shuffled_masks(suite: Suite) -> list[Layout]:
     """The suite's layouts with each mask taken from the next scene of as many objects: a control.
 
     Phrases and captions stay, so that a method that follows masks puts objects in wrong places.
     """
-    layouts = list(suite.layouts)
-    for count in {len(layout.regions) for layout in suite.layouts}:
-        group = [i for i, layout in enumerate(suite.layouts) if len(layout.regions) == count]
-        for here, there in zip(group, group[1:] + group[:1], strict=True):
-            layout, other = suite.layouts[here], suite.layouts[there]
-            regions = [
-                dataclasses.replace(region, mask=wrong.mask)
-                for region, wrong in zip(layout.regions, other.regions, strict=True)
-            ]
-            layouts[here] = dataclasses.replace(layout, regions=regions)
-    return layouts
+    return [with_masks(layout, other) for layout, other in _next_of_as_many(suite.layouts)]
+
+
+def shuffled_captions(suite: Suite) -> list[Layout]:
+    """The suite's masks with caption and phrases of the next scene of as many objects: a control.
+
+    A score that does not fall is owed to the masks alone, whatever is drawn in them.
+    """
+    return [with_masks(other, layout) for layout, other in _next_of_as_many(suite.layouts)]
+
+
+def with_masks(layout: Layout, other: Layout) -> Layout:
+    """The layout with the masks of another of as many regions, in their order."""
+    regions = [
+        dataclasses.replace(region, mask=another.mask)
+        for region, another in zip(layout.regions, other.regions, strict=True)
+    ]
+    return dataclasses.replace(layout, regions=regions)
+
+
+def _next_of_as_many(layouts: Sequence[Layout]) -> list[tuple[Layout, Layout]]:
+    """Each layout with the next one that has as many regions; the last goes with the first."""
+    following = {}
+    for count in {len(layout.regions) for layout in layouts}:
+        group = [i for i, layout in enumerate(layouts) if len(layout.regions) == count]
+        following |= dict(zip(group, group[1:] + group[:1], strict=True))
+    return [(layout, layouts[following[i]]) for i, layout in enumerate(layouts)]
 
 
 def known(name: str, names: Iterable[str], what: str) -> str:

@@ -213,7 +213,6 @@ RELAPSES: dict[str, Callable[[Any], Rule]] = {
     "relapse-size": lambda pipe: relapsed(pipe, size_factor=1.0),
     "relapse-window": lambda pipe: relapsed(pipe, window=1.0),
     "relapse-sum": lambda pipe: relapsed(pipe, mask="weights"),
-    "relapse-text": lambda pipe: relapsed(pipe, special_tokens="neutral"),
     "relapse-hard": lambda pipe: relapsed(pipe, mask="renormalised"),
 }
 """The library's setting with one thing of the report put back."""

@@ -22,11 +22,12 @@ from densenb.evaluate import aligned
 from densenb.ranks import kendall_tau
 
 BUNDLED = "bundled"
+TUNED = "neutral fixed bias 6, text-image 1"  # `DenseConfig.tuned` as the sweep calls it
 METHODS = (
     "stock", "transferred", "published", "background", "area 0", "area 0, image-text 0.5",
     "alone, area 0", "fixed bias 2", "fixed bias 2, image-image 1", "hard mask",
-    "hard mask, image rows", "omost", "mis-dit, all blocks", "paint-with-words 0.4",
-    "taca 1.2, window 0.3",
+    "hard mask, image rows", "omost", "omost, window 0.3", "mis-dit, all blocks",
+    "paint-with-words 0.2", "paint-with-words 0.4", "taca 1.2, window 0.3", TUNED,
 )  # fmt: skip
 STRENGTHS: dict[str, dict[float, str]] = {
     "image-text": {0.3: "area 0, image-text 0.3", 0.5: "area 0, image-text 0.5", 1.0: "area 0"},
@@ -42,8 +43,15 @@ STRENGTHS: dict[str, dict[float, str]] = {
         0.4: "area 0, window 0.4",
         0.5: "area 0, window 0.5",
     },
-    "fixed bias": {
-        float(logits): f"fixed bias {logits}" for logits in (1, 2, 3, 4, 6, 9)
+    "fixed bias": {float(logits): f"fixed bias {logits}" for logits in (1, 2, 3, 4, 6, 9)},
+    "neutral bias": {
+        float(logits): f"neutral fixed bias {logits}" for logits in (3, 4, 6, 8, 12)
+    },
+    "neutral window": {
+        0.2: "neutral fixed bias 6, window 0.2",
+        0.3: "neutral fixed bias 6",
+        0.4: "neutral fixed bias 6, window 0.4",
+        0.5: "neutral fixed bias 6, window 0.5",
     },
 }  # fmt: skip
 """Of each setting, its values and what the sweep calls them."""

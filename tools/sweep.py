@@ -184,16 +184,34 @@ NEUTRAL |= {
     "neutral quadrant range 1": words(1.0, value_range="quadrant"),
 }
 
+# Masks that are no outlines, `--suite tune-brush` and `tune-boxes`: who does not fill them?
+PAINTED: dict[str, Rule | None] = {
+    "range": behind(**HALF),
+    "range, window 0.2": behind(**HALF, window=0.2),
+    "fixed bias 2, image-image 1": fixed(2.0, 1.0),
+}
+for number, window in (
+    (6, 0.3), (6, 0.25), (6, 0.2), (6, 0.15), (6, 0.1), (3, 0.3), (3, 0.2), (3, 0.15), (2, 0.3),
+    (2, 0.2), (1, 0.3),
+):  # fmt: skip
+    PAINTED[f"{number} logits, window {window}"] = words(
+        float(number), text_image=1.0, window=window
+    )
+PAINTED["6 logits, soft masks"] = words(6.0, text_image=1.0, masks="soft")
+PAINTED["6 logits, by fraction"] = words(6.0, text_image=1.0, clock="fraction", decay=1.0)
+PAINTED["6 logits, decay 5"] = words(6.0, text_image=1.0, decay=5.0)
+
 ROUNDS: dict[str, dict[str, Rule | None]] = {
     "sweep": SETTINGS,
     "sweep_fine": FINE,
     "sweep_rivals": RIVALS,
     "sweep_neutral": NEUTRAL,
+    "sweep_painted": PAINTED,
 }
 """Rounds of the sweep, each after the last had been looked at: docs/ROUND.json has its rows."""
 ALL = {name: rule for settings in ROUNDS.values() for name, rule in settings.items()}
 
-COLUMNS = ("mIoU", "in_mask", "presence", "colour_binding", "leakage", "quality")
+COLUMNS = ("mIoU", "box_iou", "in_mask", "presence", "colour_binding", "leakage", "quality")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -201,6 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="tiny", help="tiny, or a trained state of the miniature")
+    parser.add_argument("--suite", default="tune", help="(%(default)s)")
     parser.add_argument("--scenes", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0, help="of scenes and noise")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="more noise")
@@ -217,14 +236,14 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     device = evaluate.best_device()
     pipe = dnb.load(options.model, device, getattr(torch, options.dtype))
-    suite = build_suite("tune", options.scenes, options.seed, device)
+    suite = build_suite(options.suite, options.scenes, options.seed, device)
     rows = []
     for row in evaluate.evaluate_each(
         pipe, list(chosen), suite, options.seeds, batch_size=options.batch_size
     ):
         rows.append(row)
         options.out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    rows.sort(key=lambda row: row["mIoU"])
+    rows.sort(key=lambda row: row[row["headline"]])
     lines = [["setting", *COLUMNS]]
     for row in rows:
         values = (row[name] for name in COLUMNS)
