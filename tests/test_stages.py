@@ -13,8 +13,8 @@ import densenb as dnb
 from densenb.evaluate import LAYOUTS, METHODS
 from densenb.modulation import DenseConfig
 from densenb.pipelines import TINY
-from densenb.stages import STAGES, STRONG_BIAS
-from densenb.suites import build_suite, shuffled
+from densenb.stages import STAGES, TUNED_RANGE
+from densenb.suites import build_suite, shuffled_captions, shuffled_masks
 
 DOCS = Path(__file__).parents[1] / "docs"
 CHANGES = {
@@ -46,25 +46,36 @@ def test_the_stage_of_decay_is_the_papers_rule_with_the_background_given_its_wor
 @pytest.mark.usefixtures("few_backgrounds")
 def test_shuffled_masks_are_of_other_scenes_with_as_many_objects():
     suite = build_suite("test", 7)
-    layouts = shuffled(suite)
+    layouts = shuffled_masks(suite)
     for index, (mine, wrong) in enumerate(zip(suite.layouts, layouts)):
         assert mine.phrases == wrong.phrases and mine.caption == wrong.caption
         masks = wrong.pixel_masks(64, 64)
         others = [i for i, each in enumerate(suite.layouts) if len(each.regions) == len(masks)]
         owner = [i for i in others if torch.equal(suite.layouts[i].pixel_masks(64, 64), masks)]
         assert len(owner) == 1 and (owner[0] != index or len(others) == 1)
-    assert LAYOUTS["shuffled-masks"] is shuffled
+    assert LAYOUTS["shuffled-masks"] is shuffled_masks
 
 
-@pytest.mark.parametrize("name", ["stages.json", "test.json"])
-def test_committed_rows_are_of_methods_with_these_settings(name, pipe):
+@pytest.mark.usefixtures("few_backgrounds")
+def test_shuffled_captions_keep_the_masks_and_take_all_words_from_the_scene_whose_masks_went():
+    suite = build_suite("test", 7)
+    for mine, other, swapped in zip(suite.layouts, shuffled_captions(suite), shuffled_masks(suite)):
+        assert torch.equal(mine.pixel_masks(64, 64), other.pixel_masks(64, 64))
+        source = next(each for each in suite.layouts if each.caption == other.caption)
+        assert other.phrases == source.phrases
+        assert torch.equal(source.pixel_masks(64, 64), swapped.pixel_masks(64, 64))
+    assert LAYOUTS["shuffled-captions"] is shuffled_captions
+
+
+def test_committed_rows_are_of_methods_with_these_settings(pipe):
     """A table whose method has since changed must be made again."""
-    for row in json.loads((DOCS / name).read_text(encoding="utf-8")):
-        assert row["scenes"] == 256
-        if row["method"] in ("stock", "ground-truth", "token-grid ceiling"):
+    rows = json.loads((DOCS / "measure.json").read_text(encoding="utf-8"))
+    assert {row["scenes"] for row in rows if row["suite"] == "test"} == {256}
+    for row in rows:
+        rule = METHODS[row["method"]](pipe) if row["method"] in METHODS else None
+        if rule is None:
             assert row["settings"] == {}
             continue
-        rule = METHODS[row["method"]](pipe)
         now = json.loads(json.dumps(asdict(rule)))
         differ = {key for key in now if now[key] != row["settings"].get(key, now[key])}
         assert differ <= {"backend"}, row["method"]
@@ -84,23 +95,16 @@ def _sweep():
 @pytest.mark.parametrize("name", list(_sweep().ROUNDS))
 def test_the_sweep_was_of_the_settings_in_the_script(name):
     settings = _sweep().ROUNDS[name]
-    rows = {row["method"]: row for row in json.loads((DOCS / f"{name}.json").read_text())}
-    assert set(settings) <= set(rows)
-    for method, rule in settings.items():
-        now = {} if rule is None else json.loads(json.dumps(asdict(rule)))
-        given = rows[method]["settings"]
-        assert {key for key in now if now[key] != given.get(key, now[key])} <= {"backend"}, method
+    rows = json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8"))
+    assert set(settings) <= {row["method"] for row in rows}
+    for row in rows:
+        if (rule := settings.get(row["method"])) is not None:
+            now = json.loads(json.dumps(asdict(rule)))
+            differ = {key for key in now if now[key] != row["settings"].get(key, now[key])}
+            assert differ <= {"backend"}, row["method"]
 
 
 def test_the_settings_with_names_were_swept():
-    rows = [
-        row
-        for name in ("sweep", "sweep_neutral")
-        for row in json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8"))
-    ]
-    swept = {row["method"]: row["settings"] for row in rows}
-    tuned = swept["area 0, image-text 0.5"]
-    assert {name: tuned[name] for name in TINY.tuned} == TINY.tuned
-    strong = swept["neutral fixed bias 6, text-image 1"]
-    now = json.loads(json.dumps(asdict(STRONG_BIAS)))
-    assert {key for key in now if now[key] != strong.get(key, now[key])} <= {"backend"}
+    swept = _sweep().ALL
+    assert DenseConfig(**TINY.tuned) == swept["neutral fixed bias 6, text-image 1"]
+    assert TUNED_RANGE == swept["area 0, image-text 0.5"]

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from densenb.suites import known
 from densenb.tables import compared, ends, number, won_lost
 
 COLUMNS = {
@@ -54,12 +55,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("rows", type=Path, nargs="+", help="JSON files of rows")
     parser.add_argument("--suite", help="only the rows of this suite")
+    parser.add_argument("--methods", help="only these, in this order: stock,tuned")
     parser.add_argument("--against", help="compare with this method, scene by scene")
     parser.add_argument("--sort", action="store_true", help="by mIoU")
     options = parser.parse_args(arguments)
     rows = [row for path in options.rows for row in json.loads(path.read_text(encoding="utf-8"))]
     if options.suite:
         rows = [row for row in rows if row["suite"] == options.suite]
+    if options.methods:
+        by_name = {row["method"]: row for row in rows}
+        rows = [by_name[known(name, by_name, "method")] for name in options.methods.split(",")]
     if options.sort:
         rows.sort(key=lambda row: row[row.get("headline", "mIoU")])
     print(markdown(rows, against=options.against))
