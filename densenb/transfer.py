@@ -5,8 +5,8 @@ found that the mask "had a limited impact" and that the picture was "unable to g
 interference of noise". Its code is not public. Where an equation leaves something open, the reading
 taken here is the kindest that its words allow, and is said at the setting.
 
-`REPAIRS` goes from the report to this library's setting by one change at a time; `RELAPSES` goes
-back from there by one change each. Taught in notebook 07.
+`REPAIRS` goes from the report to this library's setting, one change at a time but for the last
+step; `RELAPSES` goes back from there by one change each. Taught in notebook 07.
 """
 
 from __future__ import annotations
@@ -171,7 +171,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "repair-soft": {"mask": "scores", "area": 0.0, "decay": 0.0},
     "repair-decay": {"decay": 5.0},
 }
-"""What each repair changes, the ones before it kept. Then only what is tuned is left to do."""
+"""What each repair changes, the ones before it kept.
+
+What `DenseConfig.tuned` changes beyond that comes last, in one step: words alone, a bias of logits
+instead of the range, no decay, other text left as it is.
+"""
 
 
 def repaired(pipe: Any, changes: Mapping[str, Any]) -> Transfer:
@@ -215,4 +219,8 @@ RELAPSES: dict[str, Callable[[Any], Rule]] = {
     "relapse-sum": lambda pipe: relapsed(pipe, mask="weights"),
     "relapse-hard": lambda pipe: relapsed(pipe, mask="renormalised"),
 }
-"""The library's setting with one thing of the report put back."""
+"""The library's setting with one thing of the report put back.
+
+"relapse-sum" and "relapse-hard" are "repair-window" and "repair-sum" without a mask in `attn2`: the
+library's setting leaves that alone.
+"""

@@ -339,6 +339,16 @@ def test_each_relapse_differs_from_the_librarys_setting_in_one_thing(miniature):
         assert len(changed) == 1, name
 
 
+@pytest.mark.parametrize(
+    ("relapse", "repair"), [("relapse-sum", "repair-window"), ("relapse-hard", "repair-sum")]
+)
+def test_a_mask_put_back_is_the_repairs_without_attn2(miniature, plan, scores, relapse, repair):
+    ours, theirs = RELAPSES[relapse](miniature), REPAIRS[repair](miniature)
+    assert torch.equal(*(rule.probabilities(scores, plan, FIRST) for rule in (ours, theirs)))
+    assert ours.active(FIRST, joint=True) and theirs.active(FIRST, joint=True)
+    assert theirs.active(FIRST, joint=False) and not ours.active(FIRST, joint=False)
+
+
 def test_every_variant_is_a_method_of_the_command(miniature):
     for name, rule in (REPAIRS | READINGS | RELAPSES).items():
         assert METHODS[name](miniature) == rule(miniature)
