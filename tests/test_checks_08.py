@@ -18,6 +18,7 @@ from densenb.ranks import kendall_tau
 from densenb.suites import SUITES
 from densenb.tables import CEILING, GROUND_TRUTH, settings_of
 from tools.notebooks import ROOT
+from tools.tables import markdown
 
 
 def asked(masks):
@@ -173,12 +174,12 @@ def test_tau_needs_two_lists_of_the_same_methods(first, second):
 
 # ------------------------------------------------------------------------------ committed tables
 def test_a_committed_table_is_read_by_name():
-    assert {"stock", "tuned"} <= {row["method"] for row in measured.table("stages")}
+    assert {"stock", "tuned"} <= {row["method"] for row in measured.table("measure")}
 
 
 def test_an_unknown_table_is_told_with_those_there_are():
-    with pytest.raises(ValueError, match="no table 'stage': known are .*stages"):
-        measured.table("stage")
+    with pytest.raises(ValueError, match="no table 'measures': known are .*measure"):
+        measured.table("measures")
 
 
 def test_the_table_of_methods_is_of_these_methods_and_whole_suites():
@@ -192,6 +193,15 @@ def test_the_table_of_methods_is_of_these_methods_and_whole_suites():
         assert row["seeds"] == list(range(kind.seeds)), name
         now = json.loads(json.dumps(settings_of(METHODS[name](pipe))))
         assert {key for key in now if now[key] != row["settings"][key]} <= {"backend"}, name
+
+
+def test_the_page_shows_the_table_as_it_is():
+    page = (ROOT / "docs" / "measure.md").read_text(encoding="utf-8")
+    for name, rows in itertools.groupby(measured.table("measure"), lambda row: row["suite"]):
+        rows = sorted(rows, key=lambda row: row[row["headline"]])
+        about = SUITES[name].about
+        section = f"## {name}\n\n{about[0].upper()}{about[1:]}.\n\n"
+        assert section + markdown(rows, against="tuned") + "\n" in page, name
 
 
 def test_installed_the_tables_are_inside_the_package(tmp_path, monkeypatch):
