@@ -41,6 +41,14 @@ def test_the_same_order_agrees_and_the_opposite_one_does_not(ranks):
     assert len(ranks.table(found).splitlines()) == 2 + 3
 
 
+def test_a_model_that_draws_nothing_has_no_best_strength(ranks):
+    some = rows(ranks, range(len(ranks.asked())))
+    nothing = rows(ranks, [0.0] * len(ranks.asked()))
+    found = ranks.compared({"bundled": some, "untrained": nothing})
+    assert set(found["untrained"]["best"].values()) == {None}
+    assert ranks.table(found).splitlines()[-1].split()[-1] == "-"
+
+
 def test_every_setting_that_is_ranked_is_one_of_the_sweep(ranks):
     assert set(ranks.asked()) <= {"stock", *ranks.sweep.ALL}
 

@@ -63,6 +63,12 @@ def asked() -> list[str]:
     return list(dict.fromkeys([*METHODS, *strengths]))
 
 
+def best(scores: dict[str, float], names: dict[float, str]) -> float | None:
+    """The strength with the highest mIoU; None where none reaches 1 %, for nothing is drawn."""
+    value = max(names, key=lambda value: scores[names[value]])
+    return value if scores[names[value]] >= 1 else None
+
+
 def compared(states: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """What the table says of states {name: rows of the sweep}: taus and best strengths.
 
@@ -89,10 +95,7 @@ def compared(states: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
                 kind: kendall_tau(order(state, names.values()), order(BUNDLED, names.values()))
                 for kind, names in STRENGTHS.items()
             },
-            "best": {
-                kind: max(names, key=lambda value, names=names: scores[state][names[value]])
-                for kind, names in STRENGTHS.items()
-            },
+            "best": {kind: best(scores[state], names) for kind, names in STRENGTHS.items()},
         }
         for state, rows in states.items()
     }
@@ -102,9 +105,12 @@ def table(found: dict[str, Any]) -> str:
     """The comparison as text: a line for each state."""
     lines = [["state", "stock presence", "tau of methods", *(f"best {k} (tau)" for k in STRENGTHS)]]
     for state, facts in found.items():
-        best = [f"{facts['best'][k]:g} ({facts['tau_strengths'][k]:.2f})" for k in STRENGTHS]
+        cells = []
+        for kind in STRENGTHS:
+            value, tau = facts["best"][kind], facts["tau_strengths"][kind]
+            cells.append("-" if value is None else f"{value:g} ({tau:.2f})")
         lines.append(
-            [state, f"{facts['stock_presence']:.1f}", f"{facts['tau_methods']:.2f}", *best]
+            [state, f"{facts['stock_presence']:.1f}", f"{facts['tau_methods']:.2f}", *cells]
         )
     return aligned(lines)
 
