@@ -70,7 +70,7 @@ TINY = Tier(
     steps=28,
     guidance=4.0,
     t5_length=44,
-    # docs/sweep.md, 128 `tune` scenes with two noises: the highest mIoU among settings that keep
+    # docs/sweep.md, 128 `tune` scenes: the highest mIoU among settings that keep
     # presence and KID near stock's. Six logits from pixels to their words, early, and all other
     # text as it is: from 3 to 12 it hardly matters how many.
     tuned={
