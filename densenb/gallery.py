@@ -183,8 +183,8 @@ CLAIMS = (
     "same seed.",
     "With `specials-negative` and `specials-background` still more does (on the miniature: yes, "
     "half as much again).",
-    "With `six-logits`, the miniature's best setting, most of all does, and the pictures are as good "
-    "(on the miniature: yes).",
+    "With `six-logits`, the miniature's best setting, most of all does, and the pictures are as "
+    "good (on the miniature: yes).",
     "Each object has its own colour, and no region has the other region's.",
     "Objects are as well drawn as in the stock picture: no seams, repeats or flat patches.",
     "The paper's strengths (1.0 and 0.3) are not too strong and not too weak for this model.",
