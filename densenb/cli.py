@@ -57,7 +57,7 @@ def parser() -> Parser:
     generate.add_argument("--layout", type=Path, required=True, help="layout, JSON")
     generate.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     generate.add_argument("--seeds", type=_seeds, default=[0], help="such as 0,1,2 (0)")
-    generate.add_argument("--method", default="transferred", help="(%(default)s)")
+    generate.add_argument("--method", help="(tuned where that was measured, else transferred)")
     _sampling(generate)
     generate.set_defaults(run=run_generate)
 
@@ -147,15 +147,17 @@ def run_generate(options: argparse.Namespace) -> None:
     from densenb.evaluate import METHODS
     from densenb.suites import known
 
-    method = METHODS[known(options.method, METHODS, "method")]
+    if options.method:
+        known(options.method, METHODS, "method")
     _folder(options.out)
     pipe = pipelines.load(options.model, device=_device(None))
+    method = options.method or ("tuned" if pipelines.tier(pipe).tuned else "transferred")
     _warn_unknown_words(pipe, layout)
     images = pipelines.generate(
         pipe,
         layout,
         seeds=options.seeds,
-        config=method(pipe),
+        config=METHODS[method](pipe),
         steps=options.steps,
         guidance=options.guidance,
     )
@@ -163,7 +165,10 @@ def run_generate(options: argparse.Namespace) -> None:
     for seed, image in zip(options.seeds, images, strict=True):
         image.save(options.out / f"seed-{seed}.png")
         plots.overlay(image, masks).save(options.out / f"seed-{seed}-regions.png")
-    print(f"{len(images)} pictures, each with its regions drawn beside it, in {options.out}/")
+    print(
+        f"{len(images)} pictures ({method}), each with its regions drawn beside it, in "
+        f"{options.out}/"
+    )
 
 
 def run_preview(options: argparse.Namespace) -> None:

@@ -75,7 +75,24 @@ def test_generate_writes_each_seed_with_and_without_regions(model, layout_file, 
         "seed-0-regions.png", "seed-0.png", "seed-3-regions.png", "seed-3.png",
     ]  # fmt: skip
     assert Image.open(out / "seed-0.png").size == (256, 256)
-    assert str(out) in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert str(out) in printed and "(transferred)" in printed  # nobody measured a random model
+
+
+def test_generate_takes_the_setting_that_was_measured_for_the_model(
+    layout_file, tmp_path, monkeypatch, capsys
+):
+    from densenb import pipelines
+
+    drawn = []
+    monkeypatch.setattr(
+        pipelines,
+        "generate",
+        lambda *_, config, **__: drawn.append(config) or [Image.new("L", (64, 64))],
+    )
+    assert cli.main(["generate", "--layout", layout_file, "--out", str(tmp_path / "out")]) == 0
+    assert drawn == [DenseConfig(**pipelines.TINY.tuned)]
+    assert "(tuned)" in capsys.readouterr().out
 
 
 def test_preview_prints_tokens_and_draws_the_grid(model, layout_file, tmp_path, capsys):
