@@ -91,12 +91,12 @@ class StepBlockHead(Shown):
             self._names.append(names)
         pick = ipywidgets.SelectionSlider
         self.step, self.block = (
-            pick(options=_numbered(names), value=0, description=name)
+            pick(options=_numbered(names), value=0, description=name, layout=_wide())
             for name, names in zip(("step", "block"), self._names, strict=False)
         )
         mean = [("mean", MEAN)] if shape[2] > 1 else []
         options = [*mean, *_numbered(self._names[2])]
-        self.head = pick(options=options, value=options[0][1], description="head")
+        self.head = pick(options=options, value=options[0][1], description="head", layout=_wide())
         self.what = ipywidgets.Dropdown(options=list(self._maps), description="of")
         self._shown, self._reading = ipywidgets.Image(format="png"), ipywidgets.HTML()
         controls = (self.what, self.step, self.block, self.head)
@@ -291,6 +291,11 @@ def quadrant_picture(
 # ------------------------------------------------------------------------------------- small parts
 def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
     return [(name, i) for i, name in enumerate(names)]
+
+
+def _wide() -> ipywidgets.Layout:
+    """Room for "27 (sigma 0.03)" at the slider's right."""
+    return ipywidgets.Layout(width="420px", max_width="100%")
 
 
 def png(image: Image.Image) -> bytes:
