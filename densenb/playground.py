@@ -139,7 +139,8 @@ class Playground(Shown):
         self.settings = self._settings.sliders
         for slider in self.settings.values():
             slider.observe(self._on_change, names="value")
-        self._settings_box.children = [*self.settings.values()]
+        unit = ipywidgets.HTML(f"settings; strengths are {self._settings.unit}")
+        self._settings_box.children = [unit, *self.settings.values()]
         self._update()
 
     def _update(self) -> None:

@@ -103,6 +103,11 @@ class SettingSliders:
     def config(self) -> DenseConfig:
         return replace(self._config, **{name: s.value for name, s in self.sliders.items()})
 
+    @property
+    def unit(self) -> str:
+        """What strengths are counted in."""
+        return "logits" if self._config.value_range is None else "shares of the range of scores"
+
 
 # ------------------------------------------------------------------------------ layout and setting
 class ConfigSliders(Shown):

@@ -74,6 +74,17 @@ def test_every_setting_has_a_slider(play):
         assert f"{name}={value}" in play.code
 
 
+def test_strengths_say_what_they_are_counted_in(play):
+    unit = play._settings_box.children[0]
+    assert "range" in unit.value and play.settings["image_text"].max == 1
+    play.set_config(dnb.DenseConfig(value_range=None, image_text=6.0))
+    unit, *sliders = play._settings_box.children
+    assert "logits" in unit.value and sliders == [*play.settings.values()]
+    assert play.settings["image_text"].max == 10
+    play.settings["image_text"].value = 2.0  # the setting keeps its unit
+    assert play.config == dnb.DenseConfig(value_range=None, image_text=2.0)
+
+
 def test_words_and_strengths(play):
     form = play.form
     form.rows[0].phrase.value = "a red cat"
