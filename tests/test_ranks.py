@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from densenb import measured
+from densenb.ranks import kendall_tau
+
 TOOLS = str(Path(__file__).parents[1] / "tools")
 
 
@@ -59,3 +62,18 @@ def test_what_is_missing_is_named(ranks):
         ranks.compared({"half": whole})
     with pytest.raises(ValueError, match="'half' has no scores of .*score it again"):
         ranks.compared({"bundled": whole, "half": whole[1:]})
+
+
+def test_the_committed_comparison_is_of_these_settings_and_its_page_shows_it(ranks):
+    """A setting that has since changed must be scored again."""
+    found = measured.table("ranks")
+    page = (Path(TOOLS).parent / "docs" / "ranks.md").read_text(encoding="utf-8")
+    bundled = found["bundled"]["mIoU"]
+    for state, facts in found.items():
+        assert list(facts["mIoU"]) == list(ranks.METHODS), state
+        tau = kendall_tau(list(facts["mIoU"].values()), list(bundled.values()))
+        assert facts["tau_methods"] == pytest.approx(tau), state
+    assert ranks.table(found) in page
+    for name in ranks.METHODS:
+        scores = [f"{facts['mIoU'][name]:.1f}" for facts in found.values()]
+        assert f"| {' | '.join([name, *scores])} |" in page
