@@ -148,7 +148,7 @@ def run_generate(options: argparse.Namespace) -> None:
     from densenb.suites import known
 
     if options.method:
-        known(options.method, METHODS, "method")
+        layout = _asked(known(options.method, METHODS, "method"), layout)
     _folder(options.out)
     pipe = pipelines.load(options.model, device=_device(None))
     method = options.method or ("tuned" if pipelines.tier(pipe).tuned else "transferred")
@@ -237,6 +237,21 @@ def _layout(path: Path) -> Any:
         return Layout.from_json(path)
     except TypeError as error:  # a value of the wrong type in the file is the user's to mend
         raise ValueError(f"{path}: {error}") from error
+
+
+def _asked(method: str, layout: Any) -> Any:
+    """The layout as a method gets it; ValueError for one that needs the scenes of a suite."""
+    from densenb.evaluate import LAYOUTS
+    from densenb.layout import against_neighbours
+
+    if method == "tuned-negatives":
+        return against_neighbours(layout)
+    if method in LAYOUTS:
+        raise ValueError(
+            f"method {method!r} gives a scene what belongs to other scenes of a suite, and a layout"
+            " file has one scene: use densenb evaluate."
+        )
+    return layout
 
 
 def _warn_unknown_words(pipe: Any, layout: Any) -> None:

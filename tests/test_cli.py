@@ -15,7 +15,7 @@ from PIL import Image
 
 from densenb import cli, demo, plots, suites
 from densenb.evaluate import named_object
-from densenb.layout import Layout, Region, box, ellipse
+from densenb.layout import Layout, Region, against_neighbours, box, ellipse
 from densenb.memory import Machine
 from densenb.modulation import DenseConfig
 from densenb.tiny import vocabulary
@@ -93,6 +93,20 @@ def test_generate_takes_the_setting_that_was_measured_for_the_model(
     assert cli.main(["generate", "--layout", layout_file, "--out", str(tmp_path / "out")]) == 0
     assert drawn == [DenseConfig(**pipelines.TINY.tuned)]
     assert "(tuned)" in capsys.readouterr().out
+
+
+def test_generate_gives_a_method_the_layout_it_is_about(layout_file, tmp_path, monkeypatch):
+    from densenb import pipelines
+
+    drawn = []
+    monkeypatch.setattr(
+        pipelines,
+        "generate",
+        lambda _, layout, **__: drawn.append(layout) or [Image.new("L", (64, 64))],
+    )
+    arguments = ["generate", "--layout", layout_file, "--out", str(tmp_path / "out")]
+    assert cli.main([*arguments, "--method", "tuned-negatives"]) == 0
+    assert drawn == [against_neighbours(LAYOUT)] and drawn != [LAYOUT]
 
 
 def test_preview_prints_tokens_and_draws_the_grid(model, layout_file, tmp_path, capsys):
@@ -195,6 +209,14 @@ def test_two_processes_give_the_table_of_one(model, tmp_path):
         (
             ["generate", "--layout", "{layout}", "--out", "{tmp}/x", "--method", "transfered"],
             "did you mean 'transferred'",
+        ),
+        (
+            ["generate", "--layout", "{layout}", "--out", "{tmp}/x", "--method", "shuffled-masks"],
+            "'shuffled-masks' gives a scene what belongs to other scenes",
+        ),
+        (
+            ["generate", "--layout", "{layout}", "--out", "{tmp}", "--method", "shuffled-captions"],
+            "a layout file has one scene: use densenb evaluate",
         ),
         (["preview", "--layout", "{layout}", "--out", "{tmp}"], "is a folder"),
         (["evaluate", "--methods", "stock,hardmask"], "did you mean 'hard-mask'"),
