@@ -243,6 +243,7 @@ class Dense:
             factor = pipe.vae_scale_factor
             masks = [each.pixel_masks(height // factor, width // factor) for each in layouts]
             self._inside = torch.stack([(each >= 0.5).any(dim=0, keepdim=True) for each in masks])
+            self._callback = self.inputs.get("callback_on_step_end")
             self.inputs["callback_on_step_end"] = self._after_step
         self.backend = chosen_backend(rule, grid[0] * grid[1] + length)
 
@@ -338,12 +339,15 @@ class Dense:
         return args[len(ARGUMENTS) :], given | {"encoder_hidden_states": text}
 
     def _after_step(self, pipe: Any, index: int, timestep: Tensor, state: dict) -> dict:
-        """What diffusers calls after each step of a rule that edits latents."""
+        """What diffusers calls after each step of a rule that edits latents; then the caller's."""
         latents = state["latents"]
         inside = self._inside.repeat_interleave(len(latents) // len(self._inside), dim=0)
         step, noise = find_step(timestep, pipe.scheduler), torch.Generator().manual_seed(index)
         edited = self.rule.after_step(latents, inside.to(latents.device), step, noise)
-        return {**state, "latents": edited}
+        state = {**state, "latents": edited}
+        if self._callback is not None:
+            state |= self._callback(pipe, index, timestep, state) or {}
+        return state
 
 
 @contextmanager
@@ -375,7 +379,8 @@ def dense_attention(
     if not layouts or not all(isinstance(each, Layout) for each in layouts):
         raise ValueError(f"layout is {layout!r}, but has to be a Layout or a list of them.")
     inputs = call_inputs(pipe, layout, config, **call_kwargs)
-    dense = Dense(pipe, layouts, config, inputs, negative_layouts(layouts, inputs))
+    negatives = negative_layouts(layouts, inputs | call_kwargs)
+    dense = Dense(pipe, layouts, config, inputs, negatives)
     try:
         dense.install()
         yield dense
@@ -387,14 +392,10 @@ def dense_attention(
 # ------------------------------------------------------------------------------------- small parts
 def stock_processors(transformer: Any) -> dict[str, JointAttnProcessor2_0]:
     """The transformer's processors by name; ValueError or RuntimeError unless all are stock."""
+    refuse_nesting(transformer)
     processors = dict(transformer.attn_processors)
     for name, processor in processors.items():
         kind = type(processor).__name__
-        if isinstance(processor, DenseJointAttnProcessor):
-            raise RuntimeError(
-                "dense_attention is already active on this transformer and cannot be nested: "
-                "leave the outer `with` block first, or pass all layouts as a list."
-            )
         if kind == "RecordingProcessor":
             raise RuntimeError(
                 "record_attention is active on this transformer, and dense_attention cannot start "
@@ -411,6 +412,16 @@ def stock_processors(transformer: Any) -> dict[str, JointAttnProcessor2_0]:
                 "processors are JointAttnProcessor2_0. Unload adapters that replace them."
             )
     return processors
+
+
+def refuse_nesting(transformer: Any) -> None:
+    """RuntimeError when `dense_attention` is active on the transformer."""
+    kinds = {type(processor) for processor in transformer.attn_processors.values()}
+    if DenseJointAttnProcessor in kinds:
+        raise RuntimeError(
+            "dense_attention is already active on this transformer and cannot be nested: "
+            "leave the outer `with` block first, or pass all layouts as a list."
+        )
 
 
 def chosen_backend(rule: Rule, tokens: int) -> str:

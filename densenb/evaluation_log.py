@@ -145,13 +145,15 @@ class Log:
 
         Warns when the file has the same method and suite with other settings: which they are.
         """
+        settings = json.loads(json.dumps(settings))  # as it is read back: a tuple becomes a list
         run = run_id(settings)
         if run not in self.settings:
             changes = [_changed(settings, other) for other in self.settings.values()]
             if self.leads and any(changes):
+                fewest = min(filter(None, changes), key=len)
                 warnings.warn(
-                    f"{self.path} also has pictures of other {min(filter(None, changes), key=len)}:"
-                    " they are kept, but do not count here.",
+                    f"{self.path or 'the log'} also has pictures of other {fewest}: they are kept, "
+                    "but do not count here.",
                     stacklevel=3,
                 )
             self.settings[run] = settings

@@ -145,8 +145,14 @@ class Layout:
             for region in self.regions
             if region.negative is not None
         ]
-        text = append_phrases(prompt.strip(), [region.phrase for region in regions])
-        return Layout(text, regions) if regions else None
+        if not regions:
+            return None
+        prompt = unicodedata.normalize("NFC", prompt).strip()
+        negative = Layout(append_phrases(prompt, [r.phrase for r in regions]), regions)
+        # the prompt's own words are for the whole picture, also where a region's are the same
+        own = place_phrases(negative.text, negative.phrases, start=len(prompt))
+        object.__setattr__(negative, "occurrences", own)
+        return negative
 
     def pixel_masks(self, height: int, width: int) -> Tensor:
         """The regions on a pixel grid: float `[R, height, width]` in [0, 1]."""
@@ -298,11 +304,11 @@ def find_phrase(text: str, phrase: str) -> list[tuple[int, int]]:
     return [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)] if words else []
 
 
-def place_phrases(text: str, phrases: Sequence[str]) -> tuple[int | None, ...]:
+def place_phrases(text: str, phrases: Sequence[str], start: int = 0) -> tuple[int | None, ...]:
     """Which occurrence each phrase takes in `text`, None when there is none left for it.
 
-    Longest phrases choose first: "cat" leaves that of "a blue cat" alone while another is free.
-    Taught in notebook 06.
+    Those before the character `start` are nobody's. Longest phrases choose first: "cat" leaves that
+    of "a blue cat" alone while another is free. Taught in notebook 06.
     """
     places: list[int | None] = [None] * len(phrases)
     taken: list[tuple[int, int]] = []
@@ -310,7 +316,7 @@ def place_phrases(text: str, phrases: Sequence[str]) -> tuple[int | None, ...]:
         spans = find_phrase(text, phrases[i])
         name = phrases[i].lower()
         twins = [places[j] for j, other in enumerate(phrases) if other.lower() == name]
-        free = [k for k in range(len(spans)) if k not in twins]
+        free = [k for k, span in enumerate(spans) if span[0] >= start and k not in twins]
         clear = [k for k in free if all(spans[k][1] <= a or b <= spans[k][0] for a, b in taken)]
         if free:
             places[i] = (clear or free)[0]
@@ -359,6 +365,8 @@ def region_from_dict(data: Mapping[str, Any], folder: Path) -> Region:
             raise ValueError(f"{kind} of {data['phrase']!r} is {values!r}: give {FOUR[kind]}.")
         mask = SHAPES[kind](*values)
     elif kind == "mask":
+        if not isinstance(values, str):
+            raise TypeError(f'mask of {data["phrase"]!r} is {values!r}: name a file, "file.png".')
         mask = mask_from_png(folder / values)
     else:
         mask = SHAPES[kind](values)

@@ -55,7 +55,10 @@ def write_png(picture: Image.Image, made: Made, path: str | Path) -> None:
             " itself with to_json."
         )
     check_picture(picture)
-    check_masks(about["layout"])
+    try:
+        made_from_dict(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a picture made so could not be read again: {error}") from None
     info = PngImagePlugin.PngInfo()
     info.add_itxt(KEY, text, zip=True)
     picture.save(path, format="PNG", pnginfo=info)

@@ -35,10 +35,18 @@ class Reading(NamedTuple):
 def read_pass(pipe: Any, args: tuple, kwargs: dict) -> Reading:
     """What `pipe.transformer(*args, **kwargs)` is about to do.
 
-    ValueError for timesteps that differ by row, or are none of the scheduler's.
+    ValueError for timesteps that differ by row, or are none of the scheduler's, and for fewer texts
+    than latents.
     """
     given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
     latents, skipped = given["hidden_states"], given.get("skip_layers")
+    texts = given["encoder_hidden_states"].shape[0]
+    if texts != latents.shape[0]:
+        raise ValueError(
+            f"the transformer got latents in {latents.shape[0]} rows, but texts in {texts}: "
+            "diffusers does not repeat embeddings for num_images_per_prompt. Give that to "
+            "dense_attention(...), which does."
+        )
     patch = pipe.transformer.config.patch_size
     return Reading(
         step=find_step(given["timestep"], pipe.scheduler),

@@ -214,7 +214,8 @@ def call_inputs(
     """The arguments for `pipe(**inputs)`: the layout's text, the tier's values, then `call_kwargs`.
 
     One layout gives one prompt, a list of layouts a list. A rule with `encode_phrases_alone` or
-    `pooled="phrases"` gives embeddings instead. Raises ValueError for `call_kwargs` that would
+    `pooled="phrases"` gives embeddings instead, one for each of `num_images_per_prompt`, because
+    diffusers repeats prompts, but not embeddings. Raises ValueError for `call_kwargs` that would
     exchange the text.
     """
     for name in TEXT_ARGUMENTS:
@@ -230,7 +231,8 @@ def call_inputs(
         "num_inference_steps": this.steps,
         "guidance_scale": this.guidance,
         "max_sequence_length": this.t5_length,
-    } | call_kwargs
+    }
+    inputs |= {k: v for k, v in call_kwargs.items() if k not in inputs or v is not None}
     layouts = [layout] if isinstance(layout, Layout) else list(layout)
     if rule is None or not (rule.encode_phrases_alone or rule.pooled == "phrases"):
         texts = [each.text for each in layouts]
@@ -245,7 +247,10 @@ def call_inputs(
     )
     if "negative_prompt" in inputs:  # the caller's own: the pipeline encodes it
         del embeddings["negative_prompt_embeds"], embeddings["negative_pooled_prompt_embeds"]
-    return embeddings | inputs
+    images = inputs.pop("num_images_per_prompt", None) or 1
+    if isinstance(inputs.get("negative_prompt"), list):
+        inputs["negative_prompt"] = [n for n in inputs["negative_prompt"] for _ in range(images)]
+    return {k: text.repeat_interleave(images, dim=0) for k, text in embeddings.items()} | inputs
 
 
 def negative_layouts(layouts: Sequence[Layout], inputs: dict) -> list[Layout | None]:
@@ -264,7 +269,7 @@ def negative_layouts(layouts: Sequence[Layout], inputs: dict) -> list[Layout | N
     negatives = [each.negative(text) for each, text in zip(layouts, prompts, strict=True)]
     if not any(negatives):
         return negatives
-    for name in ("negative_prompt_2", "negative_prompt_3"):
+    for name in ("negative_prompt_2", "negative_prompt_3", "negative_prompt_embeds"):
         if inputs.get(name) is not None:
             raise ValueError(
                 f"{name} may have other words where those of the regions' negatives go: use "
@@ -297,20 +302,27 @@ def generate(
     RuntimeError when the numbers overflow on the way.
     """
     # Here, because attention.py builds on this module.
-    from densenb.attention import dense_attention
+    from densenb.attention import dense_attention, refuse_nesting
 
     if not isinstance(layout, Layout):
         raise ValueError(f"layout is {layout!r}, but has to be one Layout.")
+    for name in ("generator", "output_type", "return_dict"):
+        if name in call_kwargs:
+            raise ValueError(
+                f"{name} is not for generate, which makes one PIL picture per seed: call "
+                "pipe(**dense.inputs, ...) inside dense_attention."
+            )
     chosen = {"num_inference_steps": steps, "guidance_scale": guidance}
     call_kwargs |= {name: value for name, value in chosen.items() if value is not None}
     if config is None:
+        refuse_nesting(pipe.transformer)
         sampling = nullcontext(call_inputs(pipe, layout, None, **call_kwargs))
     else:
         sampling = dense_attention(pipe, layout, config, **call_kwargs)
     noise = generators(seeds)
     with sampling as given:
         inputs = dict(given if config is None else given.inputs)
-        edit = inputs.pop("callback_on_step_end", None)  # of a rule that edits latents
+        edit = inputs.pop("callback_on_step_end", None)  # the caller's, or a rule's on latents
         total = inputs["num_inference_steps"]
         if total < 1:
             raise ValueError(f"steps is {total}, but has to be at least 1.")
@@ -318,7 +330,8 @@ def generate(
         with tqdm(total=every, desc="sampling", unit="step", disable=bool(progress)) as bar:
 
             def after_step(_: Any, index: int, time: Any, state: dict[str, Any]) -> dict[str, Any]:
-                state = state if edit is None else edit(pipe, index, time, state)
+                if edit is not None:
+                    state = {**state, **(edit(pipe, index, time, state) or {})}
                 _check_finite(state["latents"], f"the latents of step {index + 1} of {total}")
                 bar.update()
                 if progress is not None:
@@ -365,10 +378,10 @@ def _seed_list(seeds_or_count: int | Iterable[int]) -> list[int]:
         seeds = list(range(seeds_or_count))
     else:
         seeds = list(seeds_or_count) if isinstance(seeds_or_count, Iterable) else []
-    if not seeds or not all(_whole_number(seed) and seed >= 0 for seed in seeds):
+    if not seeds or not all(_whole_number(seed) and 0 <= seed < 2**64 for seed in seeds):
         raise ValueError(
             f"seeds is {seeds_or_count!r}, but has to be how many (at least 1), or a list of whole "
-            "numbers from 0."
+            "numbers from 0 to 2**64 - 1."
         )
     return [int(seed) for seed in seeds]
 

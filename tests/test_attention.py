@@ -170,6 +170,20 @@ def test_several_images_per_prompt_and_layouts_of_different_sizes(random_pipe, g
         assert close(together[row : row + 1], alone), row
 
 
+@pytest.mark.parametrize("negative", [{}, {"negative_prompt": "fog"}, {"negative_prompt": ["fog"]}])
+def test_embeddings_are_repeated_for_several_images(random_pipe, negative):
+    config, latents = DenseConfig.published(), noise(2)
+    both = sample(random_pipe, [ONE], config, latents, num_images_per_prompt=2, **negative)
+    for row in (0, 1):
+        alone = sample(random_pipe, [ONE], config, latents[row : row + 1], **negative)
+        assert close(both[row : row + 1], alone), row
+    with dense_attention(random_pipe, ONE, config, **SMALL) as dense:
+        with pytest.raises(ValueError, match="latents in 4 rows, but texts in 2.*dense_attention"):
+            pipe_call = {"num_images_per_prompt": 2, "output_type": "latent"}
+            random_pipe(**dense.inputs, **pipe_call)
+        random_pipe(**dense.inputs, output_type="latent")
+
+
 def test_region_order_does_not_matter(random_pipe):
     regions = [Region(CAT.phrase, CAT.mask, strength=0.4), UMBRELLA]
     results = [

@@ -111,6 +111,13 @@ def test_two_writers_share_a_file(path):
     assert len(again) == 1 + 6 and Log(path).lines == one.lines
 
 
+def test_the_warning_names_what_differs_and_no_more(tmp_path):
+    path, given = tmp_path / "new.jsonl", SETTINGS | {"size": (16, 32, 32)}  # a list when read back
+    Log(path).start(given)
+    with pytest.warns(UserWarning, match="pictures of other steps: they are kept"):
+        Log(path).start(given | {"steps": 3})
+
+
 def test_settings_are_told_apart_by_value_not_by_order():
     assert run_id({"b": [1, 2], "a": 0.5}) == run_id({"a": 0.5, "b": (1, 2)})
     assert run_id({"a": 0.5}) != run_id({"a": 0.25})

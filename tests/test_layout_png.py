@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 
 import densenb as dnb
 from densenb import layout_png
+from densenb.baselines import HardMask
 from densenb.layout_png import KEY, Made, read_png, write_png
 
 PAINTED = torch.zeros(32, 48)
@@ -47,6 +48,14 @@ def written(path: Path, text: str, key: str = KEY, size: tuple[int, int] = (8, 8
 
 def about(**changes) -> dict:
     return {"format": layout_png.FORMAT, "layout": LAYOUT.to_dict()} | changes
+
+
+def region(**mask) -> dict:
+    """A layout of one region, as JSON has it."""
+    return {"caption": "a cat", "regions": [{"phrase": "a cat", **mask}]}
+
+
+CUT = LAYOUT.regions[2].mask.to_dict()["mask_png"][:-40]  # without its end
 
 
 # ----------------------------------------------------------------------------------- there and back
@@ -103,6 +112,9 @@ def test_files_without_a_layout(path, tmp_path):
         (json.dumps(about(seed="1")), "seed is '1'"),
         (json.dumps(about(steps=True)), "steps is True"),
         (json.dumps(about(config={"window": 2})), "window"),
+        (json.dumps(about(config={"decay": 10**400})), "decay is"),
+        (json.dumps(about(layout=region(box=[10**400, 0, 1, 1]))), "must be finite"),
+        (json.dumps(about(layout=region(mask_png=CUT))), "whole PNG"),
         (json.dumps(about(config={"windows": 1})), 'did you mean "window"'),
     ],
 )
@@ -176,6 +188,9 @@ def test_masks_that_unpack_to_too_much_are_refused_before_they_do(path, monkeypa
 def test_what_cannot_be_read_is_not_written(path, monkeypatch):
     with pytest.raises(TypeError, match="PIL image"):
         write_png(PAINTED, Made(LAYOUT), path)
+    for made in ({"config": HardMask()}, {"seed": -1}, {"steps": 2.5}):
+        with pytest.raises(ValueError, match="could not be read again: .*(quadrants|seed|steps)"):
+            LAYOUT.to_png(PICTURE, path, **made)
     monkeypatch.setattr(layout_png, "LARGEST_MASKS", 32 * 48 - 1)
     with pytest.raises(ValueError, match="painted masks"):
         LAYOUT.to_png(PICTURE, path)

@@ -54,6 +54,18 @@ def test_equal_negatives_have_words_of_their_own(random_pipe):
     assert negative.text == "no, a dog, a dog" and negative.occurrences == (0, 1)
 
 
+def test_a_word_of_the_negative_prompt_stays_with_the_whole_picture():
+    negative = layout_of("a dog", "fog").negative("blurry, a dog")
+    assert negative.text == "blurry, a dog, a dog, fog" and negative.occurrences == (1, 0)
+
+
+def test_negative_embeddings_leave_open_where_the_regions_negatives_go():
+    inputs = {"guidance_scale": 4.0, "negative_prompt_embeds": torch.zeros(1, 4, 8)}
+    with pytest.raises(ValueError, match="negative_prompt_embeds .* use negative_prompt"):
+        negative_layouts([BOTH], inputs)
+    assert negative_layouts([PLAIN], inputs) == [None]
+
+
 def test_one_negative_prompt_for_all_or_one_each():
     inputs = {"guidance_scale": 4.0, "negative_prompt": "fog"}
     both, plain = negative_layouts([BOTH, PLAIN], inputs)

@@ -11,6 +11,7 @@ import torch
 from tiny_random import random_pipeline
 
 from densenb import pipelines
+from densenb.attention import dense_attention
 from densenb.layout import Layout, Region, box
 from densenb.memory import Machine
 from densenb.modulation import DenseConfig
@@ -82,10 +83,11 @@ def test_a_pipeline_of_ones_own_has_a_tier(random_pipe):
 def test_generators_are_seeded_and_on_the_cpu():
     assert [g.initial_seed() for g in generators(3)] == [0, 1, 2]
     assert [g.initial_seed() for g in generators(np.array([7, 7, 0]))] == [7, 7, 0]
+    assert generators([2**64 - 1])[0].initial_seed() == 2**64 - 1
     assert {g.device.type for g in generators(range(5, 7))} == {"cpu"}
 
 
-@pytest.mark.parametrize("seeds", [0, -1, True, [], [-1], [0.5], [True], "12"])
+@pytest.mark.parametrize("seeds", [0, -1, True, [], [-1], [0.5], [True], "12", [2**64]])
 def test_bad_seeds(seeds):
     with pytest.raises(ValueError, match="seeds is"):
         generators(seeds)
@@ -135,6 +137,14 @@ def test_generate_uses_the_tier(random_pipe, monkeypatch):
         "max_sequence_length": 44,
     }
     assert generate(random_pipe, LAYOUT, seeds=1)[0].size == (128, 64)
+    assert call_inputs(random_pipe, LAYOUT, None, height=None)["height"] == 64
+
+
+def test_stock_is_stock_or_an_error(random_pipe):
+    with dense_attention(random_pipe, LAYOUT, num_inference_steps=1) as dense:
+        with pytest.raises(RuntimeError, match="already active"):
+            generate(random_pipe, LAYOUT, seeds=1, config=None, **SMALL)
+        random_pipe(**dense.inputs, output_type="latent")
 
 
 def test_generate_shows_progress(random_pipe, capfd):
@@ -171,6 +181,8 @@ def test_overflow_in_the_decoder_is_an_error(monkeypatch):
         ({"prompt": "a dog"}, "prompt is given by the layout"),
         ({"prompt": "a dog", "config": None}, "prompt is given by the layout"),
         ({"config": DenseConfig(blocks=[9])}, "blocks 0 to 2"),
+        ({"output_type": "latent"}, "output_type is not for generate"),
+        ({"generator": None}, "generator is not for generate"),
     ],
 )
 def test_generate_checks_before_it_samples(random_pipe, changes, message):

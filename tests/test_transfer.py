@@ -241,6 +241,25 @@ def test_generate_and_draw_apply_both_hooks(pipe, layout):
     assert not torch.equal(*drawn)
 
 
+def test_the_callers_callback_comes_after_the_rules(pipe, layout):
+    seen = []
+
+    def look(_, index, timestep, state):
+        seen.append(state["latents"].clone())
+        return {}
+
+    rule = Transfer(layers="none", renoise=1.0)
+    plain = pictures(pipe, layout, rule, steps=2, output_type="latent")
+    with_callback = pictures(
+        pipe, layout, rule, steps=2, output_type="latent", callback_on_step_end=look
+    )
+    assert torch.equal(plain, with_callback) and torch.equal(seen[-1], plain)
+    count = len(seen)
+    dnb.generate(pipe, layout, [0], rule, steps=2, callback_on_step_end=look)
+    dnb.generate(pipe, layout, [0], None, steps=2, callback_on_step_end=look)
+    assert len(seen) == count + 4
+
+
 def test_a_picture_does_not_depend_on_its_batch(pipe, layout):
     rule = Transfer(layers="none", embedding=1.0, renoise=0.5)
     latents = torch.randn(2, 16, 32, 32, generator=torch.Generator().manual_seed(0))
