@@ -150,8 +150,10 @@ class Layout:
         prompt = unicodedata.normalize("NFC", prompt).strip()
         negative = Layout(append_phrases(prompt, [r.phrase for r in regions]), regions)
         # the prompt's own words are for the whole picture, also where a region's are the same
-        own = place_phrases(negative.text, negative.phrases, start=len(prompt))
-        object.__setattr__(negative, "occurrences", own)
+        own = [len(find_phrase(prompt, phrase)) for phrase in negative.phrases]
+        places = place_phrases(negative.text[len(prompt) :], negative.phrases)
+        after = tuple(skip + place for skip, place in zip(own, places, strict=True))
+        object.__setattr__(negative, "occurrences", after)
         return negative
 
     def pixel_masks(self, height: int, width: int) -> Tensor:
@@ -304,11 +306,11 @@ def find_phrase(text: str, phrase: str) -> list[tuple[int, int]]:
     return [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)] if words else []
 
 
-def place_phrases(text: str, phrases: Sequence[str], start: int = 0) -> tuple[int | None, ...]:
+def place_phrases(text: str, phrases: Sequence[str]) -> tuple[int | None, ...]:
     """Which occurrence each phrase takes in `text`, None when there is none left for it.
 
-    Those before the character `start` are nobody's. Longest phrases choose first: "cat" leaves that
-    of "a blue cat" alone while another is free. Taught in notebook 06.
+    Longest phrases choose first: "cat" leaves that of "a blue cat" alone while another is free.
+    Taught in notebook 06.
     """
     places: list[int | None] = [None] * len(phrases)
     taken: list[tuple[int, int]] = []
@@ -316,7 +318,7 @@ def place_phrases(text: str, phrases: Sequence[str], start: int = 0) -> tuple[in
         spans = find_phrase(text, phrases[i])
         name = phrases[i].lower()
         twins = [places[j] for j, other in enumerate(phrases) if other.lower() == name]
-        free = [k for k, span in enumerate(spans) if span[0] >= start and k not in twins]
+        free = [k for k in range(len(spans)) if k not in twins]
         clear = [k for k in free if all(spans[k][1] <= a or b <= spans[k][0] for a, b in taken)]
         if free:
             places[i] = (clear or free)[0]
