@@ -143,8 +143,10 @@ def run_demo(options: argparse.Namespace) -> None:
 
 def run_generate(options: argparse.Namespace) -> None:
     layout = _layout(options.layout)
+    from tqdm.auto import tqdm
+
     from densenb import pipelines, plots
-    from densenb.evaluate import METHODS
+    from densenb.evaluate import METHODS, sampling
     from densenb.suites import known
 
     if options.method:
@@ -153,20 +155,19 @@ def run_generate(options: argparse.Namespace) -> None:
     pipe = pipelines.load(options.model, device=_device(None))
     method = options.method or ("tuned" if pipelines.tier(pipe).tuned else "transferred")
     _warn_unknown_words(pipe, layout)
-    images = pipelines.generate(
-        pipe,
-        layout,
-        seeds=options.seeds,
-        config=METHODS[method](pipe),
-        steps=options.steps,
-        guidance=options.guidance,
-    )
-    masks = layout.pixel_masks(*images[0].size[::-1])
-    for seed, image in zip(options.seeds, images, strict=True):
-        image.save(options.out / f"seed-{seed}.png")
-        plots.overlay(image, masks).save(options.out / f"seed-{seed}-regions.png")
+    rule, seeds = METHODS[method](pipe), options.seeds
+    steps, guidance = sampling(pipe, options.steps, options.guidance)
+    # what generate refuses, it refuses within the bar's delay
+    with tqdm(total=len(seeds) * steps, desc="sampling", unit="step", delay=1) as bar:
+        for seed in seeds:  # each is saved before the next is begun
+            (image,) = pipelines.generate(
+                pipe, layout, [seed], rule, steps, guidance, progress=lambda *_: bar.update()
+            )
+            image.save(options.out / f"seed-{seed}.png")
+            masks = layout.pixel_masks(*image.size[::-1])
+            plots.overlay(image, masks).save(options.out / f"seed-{seed}-regions.png")
     print(
-        f"{len(images)} pictures ({method}), each with its regions drawn beside it, in "
+        f"{len(seeds)} pictures ({method}), each with its regions drawn beside it, in "
         f"{options.out}/"
     )
 

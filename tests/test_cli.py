@@ -88,11 +88,40 @@ def test_generate_takes_the_setting_that_was_measured_for_the_model(
     monkeypatch.setattr(
         pipelines,
         "generate",
-        lambda *_, config, **__: drawn.append(config) or [Image.new("L", (64, 64))],
+        lambda pipe, layout, seeds, rule, *_, **__: (
+            drawn.append(rule) or [Image.new("L", (64, 64))]
+        ),
     )
     assert cli.main(["generate", "--layout", layout_file, "--out", str(tmp_path / "out")]) == 0
     assert drawn == [DenseConfig(**pipelines.TINY.tuned)]
     assert "(tuned)" in capsys.readouterr().out
+
+
+def test_an_interrupted_generate_keeps_what_is_finished(
+    model, layout_file, tmp_path, monkeypatch, capsys
+):
+    from densenb import pipelines
+
+    def generate(pipe, layout, seeds, *rest, **options):
+        if seeds == [3]:
+            raise KeyboardInterrupt
+        return drawing(pipe, layout, seeds, *rest, **options)
+
+    drawing = pipelines.generate
+    monkeypatch.setattr(pipelines, "generate", generate)
+    out = tmp_path / "out"
+    arguments = ["--layout", layout_file, "--out", str(out), "--seeds", "5,3,7", "--steps", "2"]
+    assert cli.main(["generate", *arguments, "--model", model]) == 130
+    assert sorted(path.name for path in out.iterdir()) == ["seed-5-regions.png", "seed-5.png"]
+    streams = capsys.readouterr()
+    assert "interrupted" in streams.err and "pictures" not in streams.out
+
+
+def test_what_sampling_would_refuse_ends_in_one_line_without_a_bar(model, tmp_path, capsys):
+    path = tmp_path / "long.json"
+    Layout("a rose garden, " * 99 + "a blue cat", LAYOUT.regions[:1]).to_json(path)
+    arguments = ["--layout", str(path), "--out", str(tmp_path / "out"), "--model", model]
+    assert "'a blue cat'" in fails(capsys, "generate", *arguments)
 
 
 def test_generate_gives_a_method_the_layout_it_is_about(layout_file, tmp_path, monkeypatch):
@@ -102,7 +131,7 @@ def test_generate_gives_a_method_the_layout_it_is_about(layout_file, tmp_path, m
     monkeypatch.setattr(
         pipelines,
         "generate",
-        lambda _, layout, **__: drawn.append(layout) or [Image.new("L", (64, 64))],
+        lambda pipe, layout, *_, **__: drawn.append(layout) or [Image.new("L", (64, 64))],
     )
     arguments = ["generate", "--layout", layout_file, "--out", str(tmp_path / "out")]
     assert cli.main([*arguments, "--method", "tuned-negatives"]) == 0
