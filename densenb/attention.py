@@ -205,37 +205,20 @@ class Dense:
             for name, processor in self._stock.items()
             if rule.blocks is None or block_number(name) in rule.blocks
         }
-        unknown = set(rule.blocks or ()) - {block_number(name) for name in self._stock}
-        if unknown:
-            last = max(block_number(name) for name in self._stock)
-            raise ValueError(
-                f"blocks names {sorted(unknown)}, but this transformer has blocks 0 to {last}."
-            )
-        heads = pipe.transformer.config.num_attention_heads
-        if max(rule.heads or (0,)) >= heads:
-            raise ValueError(
-                f"heads names {max(rule.heads)}, but this transformer has heads 0 to {heads - 1}."
-            )
+        check_choice(rule, pipe.transformer)
         image_only = sum(".attn2." in name for name in self._ours)
         self.patched = f"{len(self._ours) - image_only} joint + {image_only} image-only"
 
         # Whatever is wrong with the layout comes to light here, not in the middle of sampling.
-        scale = pipe.vae_scale_factor * pipe.transformer.config.patch_size
-        height, width = self.inputs["height"], self.inputs["width"]
-        if height % scale or width % scale:
-            raise ValueError(
-                f"the picture is {height} x {width} pixels, but both have to be multiples of "
-                f"{scale}: give e.g. height={round_up(height, scale)}, "
-                f"width={round_up(width, scale)}."
-            )
-        grid = (height // scale, width // scale)
-        length = pipe.tokenizer_max_length + self.inputs["max_sequence_length"]
+        height, width = inputs["height"], inputs["width"]
+        grid = token_grid(pipe, height, width)
+        length = pipe.tokenizer_max_length + inputs["max_sequence_length"]
         self._plans.plan(range(self._steered), grid, length)
         if against:
             self._negative_text = encode(
                 pipe,
                 against,
-                self.inputs["max_sequence_length"],
+                inputs["max_sequence_length"],
                 phrases_alone=True,
                 first_match_only=rule.phrase_match == "first",
             )["prompt_embeds"]
@@ -243,8 +226,8 @@ class Dense:
             factor = pipe.vae_scale_factor
             masks = [each.pixel_masks(height // factor, width // factor) for each in layouts]
             self._inside = torch.stack([(each >= 0.5).any(dim=0, keepdim=True) for each in masks])
-            self._callback = self.inputs.get("callback_on_step_end")
-            self.inputs["callback_on_step_end"] = self._after_step
+            self._callback = inputs.get("callback_on_step_end")
+            inputs["callback_on_step_end"] = self._after_step
         self.backend = chosen_backend(rule, grid[0] * grid[1] + length)
 
     @contextmanager
@@ -422,6 +405,28 @@ def refuse_nesting(transformer: Any) -> None:
             "dense_attention is already active on this transformer and cannot be nested: "
             "leave the outer `with` block first, or pass all layouts as a list."
         )
+
+
+def check_choice(rule: Rule, transformer: Any) -> None:
+    """ValueError when the rule names blocks or heads that the transformer does not have."""
+    blocks, heads = transformer.config.num_layers, transformer.config.num_attention_heads
+    for what, chosen, total in (("blocks", rule.blocks, blocks), ("heads", rule.heads, heads)):
+        unknown = [number for number in chosen or () if number >= total]
+        if unknown:
+            raise ValueError(
+                f"{what} names {sorted(unknown)}, but this transformer has {what} 0 to {total - 1}."
+            )
+
+
+def token_grid(pipe: Any, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of image tokens; ValueError for a picture, in pixels, that leaves a rest."""
+    scale = pipe.vae_scale_factor * pipe.transformer.config.patch_size
+    if height % scale or width % scale:
+        raise ValueError(
+            f"the picture is {height} x {width} pixels, but both have to be multiples of {scale}: "
+            f"give e.g. height={round_up(height, scale)}, width={round_up(width, scale)}."
+        )
+    return height // scale, width // scale
 
 
 def chosen_backend(rule: Rule, tokens: int) -> str:
