@@ -70,9 +70,9 @@ TINY = Tier(
     steps=28,
     guidance=4.0,
     t5_length=44,
-    # docs/sweep.md, 128 `tune` scenes: the highest mIoU among settings that keep
-    # presence and KID near stock's. Six logits from pixels to their words, early, and all other
-    # text as it is: from 3 to 12 it hardly matters how many.
+    # docs/sweep.md, 128 `tune` scenes: the highest mIoU among settings that keep presence and KID
+    # near stock's. Six logits from pixels to their words and one back, early, and all other text
+    # as it is: from 3 to 12 it hardly matters how many.
     tuned={
         "image_text": 6.0,
         "image_image": 0.0,
