@@ -90,6 +90,11 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def default_batch(device: str) -> int:
+    """How many pictures at a time."""
+    return 64 if device.startswith("cuda") else 8
+
+
 def latent_shape(pipe: Any) -> tuple[int, int, int]:
     """Channels, rows and columns of the latents of one picture at the tier's size."""
     this, factor = tier(pipe), pipe.vae_scale_factor
@@ -256,7 +261,7 @@ def evaluate_each(
     rules = {name: METHODS[name](pipe) for name in [known(n, METHODS, "method") for n in methods]}
     state = PartialState()
     device = device or best_device()
-    batch_size = batch_size or (64 if device.startswith("cuda") else 8)
+    batch_size = default_batch(device) if batch_size is None else batch_size
     steps, guidance = sampling(pipe, steps, guidance)
     _at_least_one(batch_size=batch_size, steps=steps, methods=len(rules), seeds=len(seeds))
     log = Log() if log is None else log

@@ -13,7 +13,14 @@ import torch
 from accelerate import PartialState
 
 from densenb import failures, plots
-from densenb.evaluate import GROUND_TRUTH, artist, compared, evaluate_each, table
+from densenb.evaluate import (
+    GROUND_TRUTH,
+    artist,
+    compared,
+    default_batch,
+    evaluate_each,
+    table,
+)
 from densenb.evaluation_log import Log
 from densenb.judges import load_judge
 from densenb.pipelines import load
@@ -26,6 +33,7 @@ def run(options: argparse.Namespace, device: str) -> None:
     state = PartialState(cpu=options.device == "cpu", timeout=timedelta(days=7))
     if state.num_processes > 1 and device == "cuda":
         device = str(state.device)  # each process its own
+    options.batch_size = options.batch_size or default_batch(device)
     log = Log(options.log, leads=state.is_local_main_process)
     state.wait_for_everyone()  # nobody writes before all have read
     judge = load_judge(options.judge, device)
@@ -76,12 +84,13 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def first_scenes(options: argparse.Namespace, pipe: Any, suite: Suite) -> None:
     """The first scenes by every method, from the first noise seed: `--sheet` and `--pictures`."""
-    shown = range(min(options.keep, len(suite)))
+    shown, size = range(min(options.keep, len(suite))), options.batch_size
     first = [(options.seeds[0], scene) for scene in shown]
+    parts = [first[i : i + size] for i in range(0, len(first), size)]
     kept = {GROUND_TRUTH: list(suite.images[: len(shown)].float() / 255)}
     for method in options.methods:
         draw = artist(pipe, method, suite, options.steps, options.guidance)
-        kept[method] = list(draw(first).cpu())
+        kept[method] = [picture for part in parts for picture in draw(part).cpu()]
     if options.sheet:
         plots.sheet(kept).save(options.sheet)
     for method, images in kept.items() if options.pictures else ():
@@ -105,6 +114,7 @@ def gallery(
             ),
             options.worst,
             against=options.against,
+            batch_size=options.batch_size,
         )
         for name, suite in suites.items()
     }

@@ -23,7 +23,6 @@ Draw = Callable[[Sequence[tuple[int, int]]], torch.Tensor]
 """From (noise seed, scene) pairs to pictures [B, 3, H, W] in [0, 1]: see `evaluate.artist`."""
 
 QUALITY = 80  # of WebP
-BATCH = 16
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -56,6 +55,7 @@ def section(
     worst: int = 8,
     seeds: int = 2,
     against: str | None = None,
+    batch_size: int = 8,
 ) -> str:
     """The part of the page for one suite, as HTML; its pictures are written into the folder.
 
@@ -66,6 +66,7 @@ def section(
         worst: scenes for each method.
         seeds: noise seeds to show, the first ones.
         against: a method whose picture of the same scene is shown beside.
+        batch_size: pictures to draw at a time.
     """
     methods = [row for row in rows if row["method"] not in (GROUND_TRUTH, CEILING)]
     parts = [f"<h2 id='{escape(suite.name)}'>{escape(suite.name)}</h2>"]
@@ -78,7 +79,7 @@ def section(
         columns += [(row["method"], draw(row["method"]), seed) for seed in row["seeds"][:seeds]]
         if against not in (None, row["method"]):
             columns.append((against, draw(against), row["seeds"][0]))
-        pictures = [_save(folder, suite, drawn, *column, shown) for column in columns]
+        pictures = [_save(folder, suite, drawn, *column, shown, batch_size) for column in columns]
         cards = [
             _card(suite.layouts[scene], scene, score, row, columns, files)
             for (scene, score), *files in zip(scenes, *pictures, strict=True)
@@ -119,14 +120,15 @@ def _save(
     draw: Draw,
     seed: int,
     scenes: Sequence[int],
+    batch_size: int,
 ) -> list[str]:
     """Draw scenes into files, but those of `drawn`, which grows; their paths from the folder on."""
     place = Path("pictures", suite.name, name)
     (folder / place).mkdir(parents=True, exist_ok=True)
     files = {scene: place / f"scene-{scene:03}-seed-{seed}.webp" for scene in scenes}
     missing = [scene for scene in scenes if files[scene] not in drawn]
-    for start in range(0, len(missing), BATCH):
-        part = missing[start : start + BATCH]
+    for start in range(0, len(missing), batch_size):
+        part = missing[start : start + batch_size]
         for scene, picture in zip(part, draw([(seed, scene) for scene in part]), strict=True):
             masks = suite.layouts[scene].pixel_masks(*picture.shape[-2:])
             overlay(picture, masks).save(folder / files[scene], quality=QUALITY)

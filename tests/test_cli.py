@@ -195,6 +195,21 @@ def test_evaluate_goes_on_from_its_log_compares_and_shows_failures(
     assert text.count("<article>") == 2 * 3 and "<h2 id='test-boxes'>" in text
 
 
+def test_a_batch_is_never_larger_than_asked_for(model, tmp_path, random_oracle, monkeypatch):
+    from densenb import evaluate
+
+    def counted(pipe, rule, layouts, *rest):
+        sizes.append(len(layouts))
+        return drawing(pipe, rule, layouts, *rest)
+
+    sizes, drawing = [], evaluate.draw
+    monkeypatch.setattr(evaluate, "draw", counted)
+    arguments = ["--scenes", "3", "--methods", "stock", "--steps", "1", "--batch-size", "2"]
+    arguments += ["--sheet", str(tmp_path / "sheet.png"), "--gallery", str(tmp_path / "page")]
+    assert cli.main(["evaluate", *arguments, "--device", "cpu", "--model", model]) == 0
+    assert sizes == 3 * [2, 1]  # the table, the sheet, the gallery
+
+
 def test_full_asks_for_what_each_suite_rests_on(model, tmp_path, random_oracle, monkeypatch):
     few = dataclasses.replace(suites.SUITES["test"], scenes=2, seeds=3)
     monkeypatch.setitem(suites.SUITES, "test", few)

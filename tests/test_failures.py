@@ -69,6 +69,18 @@ def test_the_page_shows_each_method_beside_render_and_rival(suite, tmp_path):
     assert "http" not in text
 
 
+def test_no_more_pictures_are_drawn_at_a_time_than_asked_for(suite, tmp_path):
+    sizes = []
+
+    def draw(pairs):
+        sizes.append(len(pairs))
+        return torch.zeros(len(pairs), 3, 256, 256)
+
+    rows = [row("a", [1.0] * SCENES)]
+    failures.section(tmp_path, suite, rows, lambda name: draw, seeds=1, batch_size=2)
+    assert sizes == [2, 2, 1]
+
+
 def test_pictures_of_an_earlier_page_are_drawn_anew(suite, tmp_path):
     for value in (0.2, 0.8):
         rows = [row("a", [1.0] * SCENES)]
