@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from densenb.modulation import MAX_STRENGTH, DenseConfig, Plan, Step, query_weight, same_region
-from densenb.partial import Part, attention_part, merge, operator_name, widen
+from densenb.partial import Part, attention_part, merge, widen
 from densenb.ranges import HALF, row_range, triton_kernels
 
 Limits = tuple[Tensor, Tensor] | tuple[None, None]
@@ -52,17 +52,6 @@ def fused_attention(
             mine = (x[group.rows] for x in (query, key, value))
             attended[group.rows] = _attend(*mine, group.blocks)
         return attended
-
-
-def backend_name(query: Tensor) -> str:
-    """What `fused_attention` runs on for queries like these: "Triton", or an SDPA operator's name.
-
-    "chunked" means that PyTorch has no fast attention here.
-    """
-    if triton_kernels(query) is not None:
-        return "Triton"
-    width = WIDTH if query.dtype in HALF else query.shape[-1] + 8
-    return operator_name(query.device, query.dtype, width, query.shape[-1], query.shape[2])
 
 
 # ----------------------------------------------------------------------- what a layout asks for

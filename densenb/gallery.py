@@ -36,11 +36,6 @@ METHODS: dict[str, Rule | None] = {
 }
 NOTHING = DenseConfig(image_text=0, image_image=0)
 
-COLAB_CELL = """\
-!densenb gallery --model medium --out gallery
-from google.colab import files
-files.download("gallery.zip")"""
-
 
 def run(
     out: str | Path,

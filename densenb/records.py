@@ -25,7 +25,6 @@ QUADRANTS = (("image_image", "image_text"), ("text_image", "text_text"))
 """Names [query][key], as `DenseConfig` names its strengths."""
 ENCODERS = ("image", "clip", "t5")
 MAPS = ("image_text", "text_image")
-POOLED = ("mass", "parts", "score", "entropy", "same", "other", "spread")
 
 
 @dataclass(frozen=True)

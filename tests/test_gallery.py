@@ -8,6 +8,7 @@ import re
 import zipfile
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -137,7 +138,15 @@ def test_the_command_draws_any_folder(quick, tmp_path, monkeypatch, capsys):
         "out": out, "model": "some/folder", "seeds": [4], "steps": None, "guidance": None,
         "t5": False,
     }  # fmt: skip
-    assert re.match(r"!densenb gallery --model medium", gallery.COLAB_CELL)
+
+
+def test_what_notebook_01_asks_for_is_a_command_and_the_file_it_writes():
+    notebook = Path(__file__).parents[1] / "notebooks" / "01_load_sd35_on_a_t4.ipynb"
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    (text,) = (t for t in map("".join, (c["source"] for c in cells)) if "!densenb gallery" in t)
+    (command,) = re.findall(r"!densenb (gallery .*)", text)
+    options = cli.parser().parse_args(command.split())
+    assert options.model == "medium" and f'files.download("{options.out}.zip")' in text
 
 
 def test_a_model_that_is_not_there_ends_in_one_line(tmp_path, capsys):
