@@ -60,7 +60,7 @@ def examine_tiny() -> Finding:
 def examine_real(name: str, plan: Plan) -> Finding:
     """Whether "medium" or "large" fits by its plan, and may be downloaded, or is here already."""
     reasons = list(plan.problems)
-    there = is_cached(name)
+    there = is_cached(name, plan.precisions)
     try:
         check_access(name)
         source = "downloaded already" if there else f"{plan.download_gb:.1f} GB to download"

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from densenb import access
-from densenb.access import NoAccess, Unreachable, check_access, fetch, needed_files
+from densenb.access import (
+    WITHOUT_T5,
+    NoAccess,
+    Unreachable,
+    check_access,
+    fetch,
+    is_cached,
+    needed_files,
+)
 from densenb.configs import PARTS, REPOSITORIES
 
 # As the released repositories are laid out.
@@ -47,7 +57,6 @@ LISTING = {
     "vae/config.json": 1,
     "vae/diffusion_pytorch_model.safetensors": 170,
 }
-WITHOUT_T5 = [part for part in PARTS if part != "text_encoder_3"]
 
 
 class Api:
@@ -129,7 +138,7 @@ def test_offline_mode_is_no_access_either(monkeypatch):
 
 
 # --------------------------------------------------------------------------------------- fetching
-def test_fetch_downloads_what_is_needed_of_one_commit(monkeypatch, tmp_path):
+def test_fetch_downloads_what_is_needed_and_the_cache_remembers_it(monkeypatch, tmp_path):
     asked = {}
 
     def snapshot_download(repository, **options):
@@ -138,27 +147,70 @@ def test_fetch_downloads_what_is_needed_of_one_commit(monkeypatch, tmp_path):
 
     monkeypatch.setattr(access, "snapshot_download", snapshot_download)
     assert fetch("medium", WITHOUT_T5, Api()) == tmp_path
-    assert asked["repository"] == REPOSITORIES["medium"] and asked["revision"] == "c0ffee"
+    assert asked["repository"] == REPOSITORIES["medium"]
+    assert asked["revision"] is None  # a commit would leave no ref to find the download by
     assert set(asked["allow_patterns"]) == set(needed_files(LISTING, WITHOUT_T5))
 
 
-def test_nothing_is_downloaded_without_permission(monkeypatch):
+def test_nothing_is_downloaded_without_permission(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(access, "snapshot_download", lambda *_, **__: pytest.fail("downloaded"))
     with pytest.raises(NoAccess, match="no access"):
         fetch("medium", PARTS, Api(hub_error(GatedRepoError)))
 
 
-def test_without_a_network_an_earlier_download_will_do(monkeypatch, tmp_path):
-    def snapshot_download(repository, revision, local_files_only):
-        assert local_files_only
-        return str(tmp_path)
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """The folder of a commit in the client's own cache, as a download by the branch leaves it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / f"models--{REPOSITORIES['medium'].replace('/', '--')}"
+    folder = repository / "snapshots" / "c0ffee"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("c0ffee")
+    for path in needed_files(LISTING, PARTS):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+    shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    index = json.dumps({"weight_map": {"a": shards[0], "b": shards[1]}})
+    (folder / "text_encoder_3" / "model.safetensors.index.json").write_text(index)
+    return folder
 
-    monkeypatch.setattr(access, "snapshot_download", snapshot_download)
-    assert fetch("medium", PARTS, Api(ConnectionError())) == tmp_path
 
-    def nothing(*_, **__):
-        raise LocalEntryNotFoundError("none")
+REFUSED = [ConnectionError(), hub_error(GatedRepoError), hub_error(RepositoryNotFoundError)]
 
-    monkeypatch.setattr(access, "snapshot_download", nothing)
-    with pytest.raises(Unreachable):
-        fetch("medium", PARTS, Api(ConnectionError()))
+
+@pytest.mark.parametrize("error", REFUSED, ids=lambda error: type(error).__name__)
+def test_without_network_or_permission_an_earlier_download_will_do(cache, error):
+    assert is_cached("medium", PARTS) and not is_cached("large")
+    assert fetch("medium", PARTS, Api(error)) == cache
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "text_encoder_3/model-00002-of-00002.safetensors",
+        "text_encoder_3/model.safetensors.index.json",
+        "tokenizer_3",
+    ],
+)
+def test_half_a_download_will_not_do(cache, lost):
+    path = cache / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for error in REFUSED:
+        with pytest.raises(NoAccess):
+            fetch("medium", PARTS, Api(error))
+        assert fetch("medium", WITHOUT_T5, Api(error)) == cache
+    assert is_cached("medium") and not is_cached("medium", PARTS)
+
+
+def test_configurations_are_not_weights(cache):
+    (cache / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    assert not is_cached("medium")
+
+
+def test_an_expired_token_is_no_access():
+    error = OSError("401 Client Error")
+    error.response = SimpleNamespace(status_code=401)
+    with pytest.raises(NoAccess, match="you have no access") as caught:
+        check_access("medium", Api(error))
+    assert not isinstance(caught.value, Unreachable)

@@ -25,7 +25,7 @@ def surroundings(monkeypatch):
 
         monkeypatch.setattr(doctor, "here", lambda *_, **__: machine)
         monkeypatch.setattr(doctor, "check_access", access)
-        monkeypatch.setattr(doctor, "is_cached", lambda name: cached)
+        monkeypatch.setattr(doctor, "is_cached", lambda name, parts=(): cached)
         if tiny:
             finding = doctor.Finding("tiny", True, "draws.")
             monkeypatch.setattr(doctor, "examine_tiny", lambda: finding)
