@@ -16,6 +16,14 @@ from typing import Any, NoReturn
 
 # Commands import what they need: `densenb --help` should not wait for torch.
 
+ADVICE = {
+    "dtype=torch.float32": "--dtype float32",
+    "or torch.bfloat16": "or --dtype bfloat16",
+    "t5=False": "--no-t5",
+    'load("tiny")': "--model tiny",
+}
+"""What errors advise a program -> the option that does it here."""
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
@@ -33,8 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         try:
             options.run(options)
-        except (ValueError, OSError) as error:
-            print(f"densenb: error: {_one_line(error)}", file=sys.stderr)
+        except (ValueError, OSError, RuntimeError) as error:
+            message = _message(error)
+            if message is None:
+                raise
+            print(f"densenb: error: {message}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("densenb: interrupted", file=sys.stderr)
@@ -64,7 +75,7 @@ def parser() -> Parser:
     preview = commands.add_parser("preview", help="what the model will see of a layout file")
     preview.add_argument("--layout", type=Path, required=True, help="layout, JSON")
     preview.add_argument("--out", type=Path, help="also draw the regions into this PNG")
-    preview.add_argument("--model", default="tiny", help="(%(default)s)")
+    _model(preview)
     preview.set_defaults(run=run_preview)
 
     evaluate = commands.add_parser("evaluate", help="score methods on scenes with ground truth")
@@ -96,12 +107,6 @@ def parser() -> Parser:
     _sampling(evaluate)
     evaluate.add_argument("--batch-size", type=_count, help="pictures at a time (8, on a GPU 64)")
     evaluate.add_argument("--device", help="such as cpu, cuda:1 (CUDA where there is one)")
-    evaluate.add_argument(
-        "--dtype",
-        choices=["float32", "bfloat16"],
-        default="float32",
-        help="%(default)s is the same everywhere, bfloat16 faster on a GPU",
-    )
     evaluate.add_argument("--sheet", type=Path, help="contact sheet of methods x first scenes, PNG")
     evaluate.add_argument("--pictures", type=Path, help="folder for pictures of the first scenes")
     evaluate.add_argument(
@@ -120,15 +125,25 @@ def parser() -> Parser:
     gallery = commands.add_parser("gallery", help="the report's prompts, stock and dense, to share")
     gallery.add_argument("--out", type=Path, default=Path("out/gallery"), help="(%(default)s)")
     gallery.add_argument("--seeds", type=_seeds, default=[0, 1], help="such as 0,1,2 (0,1)")
-    gallery.add_argument("--no-t5", action="store_true", help="less memory, weaker on long prompts")
     _sampling(gallery)
     gallery.set_defaults(run=run_gallery)
     return top
 
 
-def _sampling(command: argparse.ArgumentParser) -> None:
+def _model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model", default="tiny", help="tiny, medium, large or a folder (%(default)s)"
+    )
+    command.add_argument("--no-t5", action="store_true", help="less memory, weaker on long prompts")
+
+
+def _sampling(command: argparse.ArgumentParser) -> None:
+    _model(command)
+    command.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        help="float32 is the same everywhere, bfloat16 faster on a GPU (float32, or what the "
+        "memory plan of a full-size model says)",
     )
     command.add_argument("--steps", type=_count, help="sampling steps (the model's own)")
     command.add_argument("--guidance", type=float, help="guidance scale (the model's own)")
@@ -152,7 +167,7 @@ def run_generate(options: argparse.Namespace) -> None:
     if options.method:
         layout = _asked(known(options.method, METHODS, "method"), layout)
     _folder(options.out)
-    pipe = pipelines.load(options.model, device=_device(None))
+    pipe = pipelines.load(options.model, _device(None), _dtype(options), t5=not options.no_t5)
     method = options.method or ("tuned" if pipelines.tier(pipe).tuned else "transferred")
     _warn_unknown_words(pipe, layout)
     rule, seeds = METHODS[method](pipe), options.seeds
@@ -181,7 +196,7 @@ def run_preview(options: argparse.Namespace) -> None:
     from densenb.plots import token_grid
     from densenb.preview import preview
 
-    pipe = load(options.model)
+    pipe = load(options.model, t5=not options.no_t5)
     _warn_unknown_words(pipe, layout)
     seen = preview(layout, pipe)
     print(seen)
@@ -207,7 +222,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     for path in (options.pictures, options.gallery):
         if path:
             _folder(path)
-    evaluate_command.run(options, device)
+    evaluate_command.run(options, device, _dtype(options))
 
 
 def run_doctor(options: argparse.Namespace) -> None:
@@ -227,6 +242,7 @@ def run_gallery(options: argparse.Namespace) -> None:
         seeds=options.seeds,
         steps=options.steps,
         guidance=options.guidance,
+        dtype=_dtype(options),
         t5=not options.no_t5,
     )
 
@@ -283,6 +299,13 @@ def _device(name: str | None) -> str:
     return name
 
 
+def _dtype(options: argparse.Namespace) -> Any:
+    """The `torch.dtype` that was asked for; None leaves it to `load`."""
+    import torch
+
+    return options.dtype and getattr(torch, options.dtype)
+
+
 def _folder(path: Path) -> None:
     """Create a folder that can be written to."""
     path.mkdir(parents=True, exist_ok=True)
@@ -333,10 +356,24 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _one_line(error: Exception) -> str:
+def _message(error: Exception) -> str | None:
+    """What the user can mend, in one line and by our options; None for an error that is a bug."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError):
+        import torch
+
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+            return (
+                "there is not enough memory: take a smaller --model, leave T5 out (--no-t5), or "
+                "evaluate fewer pictures at a time (--batch-size)."
+            )
+        if "overflowed" not in text:  # as all of ours say
+            return None
+    for python, option in ADVICE.items():
+        text = text.replace(python, option)
+    return text
 
 
 def _show_warning(message: Any, category: Any, *rest: Any) -> None:

@@ -214,6 +214,8 @@ def plan_jobs(
         "guidance": guidance,
         "dtype": _dtype(pipe),
     }
+    if pipe.tokenizer_3 is None:  # with T5, the settings are what they have always been
+        drawn["t5"] = False
     jobs = []
     for method, images in ((REFERENCES, "references"), (GROUND_TRUTH, "images")):
         run = log.start({"method": method, **scenes})

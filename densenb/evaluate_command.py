@@ -27,7 +27,7 @@ from densenb.pipelines import load
 from densenb.suites import SUITES, Suite, build_suite
 
 
-def run(options: argparse.Namespace, device: str) -> None:
+def run(options: argparse.Namespace, device: str, dtype: torch.dtype | None) -> None:
     """Evaluate every suite; then, in the main process, write and print what was asked for."""
     # who is done waits for the others, as long as they need
     state = PartialState(cpu=options.device == "cpu", timeout=timedelta(days=7))
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace, device: str) -> None:
     log = Log(options.log, leads=state.is_local_main_process)
     state.wait_for_everyone()  # nobody writes before all have read
     judge = load_judge(options.judge, device)
-    pipe = load(options.model, device, getattr(torch, options.dtype))
+    pipe = load(options.model, device, dtype, t5=not options.no_t5)
 
     suites, rows = {}, []
     for name in options.suite:

@@ -44,6 +44,7 @@ def run(
     seeds: Sequence[int] = SEEDS,
     steps: int | None = None,
     guidance: float | None = None,
+    dtype: torch.dtype | None = None,
     t5: bool = True,
     pipe: Any = None,
     cases: Sequence[Case] = CASES[:2],
@@ -57,7 +58,7 @@ def run(
     Raises ValueError, before any sampling, when the model cannot be loaded here.
     """
     out = Path(out)
-    pipe = load(model, best_device(), t5=t5) if pipe is None else pipe
+    pipe = load(model, best_device(), dtype, t5=t5) if pipe is None else pipe
     this = tier(pipe)
     steps = this.steps if steps is None else steps
     guidance = this.guidance if guidance is None else guidance

@@ -323,13 +323,76 @@ def test_a_fresh_process_prints_that_one_line_only():
     assert run.stderr.count("\n") == 1
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
+@pytest.mark.parametrize("bug", [KeyError("a bug"), RuntimeError("shapes do not match")])
+def test_a_bug_keeps_its_traceback(bug, monkeypatch, tmp_path):
     def broken(*_, **__):
-        raise KeyError("a bug")
+        raise bug
 
     monkeypatch.setattr(demo, "run", broken)
-    with pytest.raises(KeyError):
+    with pytest.raises(type(bug), match=str(bug)):
         cli.main(["demo", "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            RuntimeError("torch.float16 overflowed. Load with dtype=torch.float32, or\n without T5 "
+                         "(t5=False), or torch.bfloat16 on a GPU."),
+            "torch.float16 overflowed. Load with --dtype float32, or without T5 (--no-t5), or "
+            "--dtype bfloat16 on a GPU.",
+        ),
+        (ValueError('check the network, or use load("tiny").'), "or use --model tiny."),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 9 GiB."), "--batch-size"),
+        (RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory"), "--batch-size"),
+    ],
+)  # fmt: skip
+def test_what_the_machine_cannot_do_is_one_line_with_our_options(
+    error, message, monkeypatch, tmp_path, capsys
+):
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(demo, "run", broken)
+    assert message in fails(capsys, "demo", "--out", str(tmp_path))
+
+
+def test_real_overflow_says_which_option_helps(model, layout_file, tmp_path, monkeypatch, capsys):
+    from densenb import pipelines
+
+    def overflowing(*arguments, **options):
+        pipe = load(*arguments, **options)
+        next(pipe.transformer.parameters()).data.fill_(torch.inf)
+        return pipe
+
+    load = pipelines.load
+    monkeypatch.setattr(pipelines, "load", overflowing)
+    arguments = ["--layout", layout_file, "--out", str(tmp_path / "out"), "--model", model]
+    assert "with --dtype float32" in fails(capsys, "generate", *arguments, "--steps", "1")
+
+
+def test_precision_and_t5_reach_the_model(model, layout_file, tmp_path, monkeypatch, random_oracle):
+    from densenb import evaluate_command, pipelines
+
+    def watched(*arguments, **options):
+        loaded.append(load(*arguments, **options))
+        return loaded[-1]
+
+    loaded, load = [], pipelines.load
+    for module in (pipelines, evaluate_command):
+        monkeypatch.setattr(module, "load", watched)
+    log = tmp_path / "log.jsonl"
+    evaluate = ["evaluate", "--scenes", "1", "--methods", "stock", "--device", "cpu"]
+    evaluate += ["--log", str(log)]
+    generate = ["generate", "--layout", layout_file, "--out", str(tmp_path / "out")]
+    for command in (evaluate, generate):
+        for chosen in ([], ["--dtype", "bfloat16", "--no-t5"]):
+            assert cli.main([*command, "--model", model, "--steps", "1", *chosen]) == 0
+    found = [(pipe.transformer.dtype, pipe.tokenizer_3 is None) for pipe in loaded]
+    assert found == 2 * [(torch.float32, False), (torch.bfloat16, True)]
+    runs = [json.loads(line).get("settings", {}) for line in log.read_text().splitlines()]
+    kept = [(run["dtype"], run.get("t5")) for run in runs if run.get("method") == "stock"]
+    assert kept == [("float32", None), ("bfloat16", False)]
 
 
 def test_an_interruption_is_no_traceback(monkeypatch, tmp_path, capsys):

@@ -136,7 +136,7 @@ def test_the_command_draws_any_folder(quick, tmp_path, monkeypatch, capsys):
     assert cli.main(["gallery", *arguments]) == 0
     assert given == {
         "out": out, "model": "some/folder", "seeds": [4], "steps": None, "guidance": None,
-        "t5": False,
+        "dtype": None, "t5": False,
     }  # fmt: skip
 
 
