@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,9 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+
+BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for a file that is no picture, is cut off, or unpacks to far too much."""
 
 
 class Mask:
@@ -183,6 +186,8 @@ def ellipse(cx: float, cy: float, rx: float, ry: float) -> Mask:
 
 def polygon(points: Sequence[Sequence[float]]) -> Mask:
     """A polygon by its corners (x, y) in [0, 1]; closed by itself, filled by the even-odd rule."""
+    if not isinstance(points, Iterable):
+        raise TypeError(f"polygon needs points, got {points!r}: give [(x, y), (x, y), ...].")
     corners = tuple(pair(point) for point in points)
     if len(corners) < 3:
         raise ValueError(f"polygon has {len(corners)} points: give at least 3 (x, y) pairs.")
@@ -254,10 +259,10 @@ def mask_from_base64(text: str) -> Mask:
     try:
         file = io.BytesIO(base64.b64decode(text, validate=True))
         levels = np.array(Image.open(file).convert("L"))
-    except (ValueError, TypeError, UnidentifiedImageError) as error:
+    except (TypeError, *BROKEN) as error:
         raise ValueError(
-            f'"mask_png" must be a PNG in base64, got {text!r:.40}: write it with Layout.to_json,'
-            ' or use "mask": "file.png".'
+            f'"mask_png" must be a whole PNG in base64, got {text!r:.40}: write it with'
+            ' Layout.to_json, or use "mask": "file.png".'
         ) from error
     return mask_from_array(levels / 255)
 
@@ -276,6 +281,10 @@ def read_picture(path: str | Path | bytes) -> np.ndarray:
             return np.array(image.convert("RGBA")) / 255
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not a picture: give a PNG, JPEG or WebP file.") from error
+    except BROKEN as error:
+        raise ValueError(
+            f"{name} cannot be read ({error}): it may be cut off, make it anew."
+        ) from error
 
 
 def picture_name(path: str | Path | bytes) -> str:
@@ -305,12 +314,17 @@ def check_size(name: str, value: int) -> None:
 
 def numbers(name: str, values: Sequence[Any]) -> list[float]:
     """Finite floats, or an error that names the culprit."""
+    floats = []
     for value in values:
         if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
             raise TypeError(f"{name} needs numbers, got {value!r}: write e.g. 0.25.")
-        if not math.isfinite(value):
-            raise ValueError(f"{name} got {value}: numbers must be finite. Write e.g. 0.25.")
-    return [float(value) for value in values]
+        try:
+            floats.append(float(value))
+        except OverflowError:  # a whole number beyond all floats
+            floats.append(math.inf)
+        if not math.isfinite(floats[-1]):
+            raise ValueError(f"{name} got {value!s:.40}: numbers must be finite. Write e.g. 0.25.")
+    return floats
 
 
 def pair(point: Sequence[float]) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import warnings
 
@@ -354,6 +356,13 @@ def test_label_map(tmp_path):
 # Bad input: the message names the value and the mend
 
 
+def cut_png() -> str:
+    """The first half of a PNG, in base64."""
+    file = io.BytesIO()
+    Image.effect_noise((16, 16), 60).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()[:150]).decode("ascii")
+
+
 def region_dict(**kwargs):
     return {"caption": "a cat", "regions": [{"phrase": "a cat", **kwargs}]}
 
@@ -366,6 +375,7 @@ def region_dict(**kwargs):
         (lambda: box(0.6, 0, 0.2, 1), r"0\.6.*x0 >= x1.*top left"),
         (lambda: box(0, 0.5, 1, 0.5), r"y0 >= y1"),
         (lambda: box(0, float("nan"), 1, 1), "nan.*finite"),
+        (lambda: box(10**400, 0, 1, 1), "box got 1000.*finite"),
         (lambda: ellipse(0.5, 0.5, 0, 0.1), "radii"),
         (lambda: ellipse(2, 0.5, 0.5, 0.5), "outside the picture"),
         (lambda: ellipse(1.1, 1.1, 0.12, 0.12), "outside the picture"),
@@ -398,6 +408,7 @@ def region_dict(**kwargs):
         (lambda: Layout.from_dict(region_dict(box=[0, 0, 1, 1], mask="a.png")), "give one of"),
         (lambda: Layout.from_dict(region_dict(mask="gone.png")), "gone.png is not a file"),
         (lambda: Layout.from_dict(region_dict(mask_png="?")), "base64"),
+        (lambda: Layout.from_dict(region_dict(mask_png=cut_png())), "whole PNG in base64"),
         (lambda: regions_from_label_map(np.ones((4, 4)), {"#fff": "a"}), r"\[4, 4\]"),
         (lambda: regions_from_label_map(label_map(), {}), "no colours"),
         (lambda: regions_from_label_map(label_map(), {"#00ff00": "a"}), "#00ff00.*#ffffff"),
@@ -426,6 +437,8 @@ def test_bad_values_are_refused_by_name(make, message):
         (lambda: Layout("a cat", [("a cat", box(0, 0, 1, 1))]), "not a Region"),
         (lambda: Layout("a cat", regions("a cat"), background=3), "background must be a str"),
         (lambda: layout_of(box(0, 0, 1, 1)).pixel_masks(4.5, 4), "height must be an int, got 4.5"),
+        (lambda: Layout.from_dict(region_dict(mask=5)), "mask of 'a cat' is 5"),
+        (lambda: Layout.from_dict(region_dict(polygon=5)), "polygon needs points, got 5"),
         (lambda: Layout.from_dict([]), "layout must be an object"),
         (lambda: Layout.from_dict({"caption": "a", "regions": ["a"]}), "region must be an object"),
         (lambda: Layout.from_dict({"caption": "a", "regions": "a"}), "must be a list"),
@@ -443,6 +456,9 @@ def test_bad_files_are_refused_by_name(tmp_path):
     (tmp_path / "text.png").write_text("not a picture")
     with pytest.raises(ValueError, match="text.png is not a picture"):
         mask_from_png(tmp_path / "text.png")
+    (tmp_path / "cut.png").write_bytes(base64.b64decode(cut_png()))
+    with pytest.raises(ValueError, match="cut.png cannot be read.*truncated.*cut off"):
+        mask_from_png(tmp_path / "cut.png")
     Image.new("L", (4, 4)).save(tmp_path / "black.png")
     with pytest.raises(ValueError, match="black.png.*empty.*White is in"):
         mask_from_png(tmp_path / "black.png")
