@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densenb.modulation import Plan, Rule, Step, _number, area_weight, same_region
+from densenb.modulation import Plan, Rule, Step, area_weight, same_region
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +105,8 @@ class PaintWithWords(JointRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _number("weight", self.weight)
-        _number("most", self.most)
+        self._number("weight")
+        self._number("most")
 
     def probabilities(self, scores: Tensor, plan: Plan, step: Step) -> Tensor:
         ratio = step.sigma / (1 - step.sigma) if step.sigma < 1 else math.inf
@@ -149,7 +149,7 @@ class MultiplyWeights(Rule):
         super().__post_init__()
         settings = ("text_text", "image_text", "image_image", "decay", "image_area", "text_area")
         for name in settings:
-            _number(name, getattr(self, name))
+            self._number(name)
 
     @classmethod
     def for_model(cls, pipe: Any, **settings: Any) -> MultiplyWeights:
@@ -189,7 +189,7 @@ class ScaleText(JointRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _number("scale", self.scale)
+        self._number("scale")
 
     def probabilities(self, scores: Tensor, plan: Plan, step: Step) -> Tensor:
         scaled = self.scale * scores[:, :, : plan.image, plan.image :]

@@ -9,9 +9,11 @@ Attention Modulation" (DenseDiffusion).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -192,7 +194,7 @@ class Rule:
     unassigned: str = "background"
 
     def __post_init__(self) -> None:
-        _number("window", self.window, high=1)
+        self._number("window", high=1)
         _one_of("encode_phrases_alone", self.encode_phrases_alone, (False, True))
         _one_of("pooled", self.pooled, ("caption", "phrases"))
         _one_of("masks", self.masks, ("area", "soft", "nearest"))
@@ -200,6 +202,17 @@ class Rule:
         _one_of("unassigned", self.unassigned, ("background", "none"))
         for name in ("blocks", "heads"):
             object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+
+    def _number(self, name: str, high: float = sys.float_info.max) -> None:
+        """Check a number, and keep it as Python's own, whichever library it came from."""
+        value = getattr(self, name)
+        own = math.nan
+        if isinstance(value, Real) and not isinstance(value, bool):
+            own = int(value) if isinstance(value, Integral) else float(value)
+        if not 0 <= own <= high:
+            bound = "of at least 0" if high > 1 else f"from 0 to {high:g}"
+            raise ValueError(f"{name} is {value!r:.40}, but has to be a finite number {bound}.")
+        object.__setattr__(self, name, own)
 
     def active(self, step: Step, joint: bool) -> bool:
         """Whether this step is edited, in joint (True) or in image-only attention (False)."""
@@ -259,8 +272,8 @@ class DenseConfig(Rule):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("image_text", "image_image", "text_image", "text_text", "decay"):
-            _number(name, getattr(self, name))
-        _number("area", self.area, high=1)
+            self._number(name)
+        self._number("area", high=1)
         _one_of("value_range", self.value_range, ("quadrant", "row", None))
         _one_of("clock", self.clock, ("sigma", "fraction", "cosine"))
         _one_of("special_tokens", self.special_tokens, ("neutral", "negative", "background"))
@@ -354,11 +367,9 @@ def modulate(scores: Tensor, plan: Plan, config: DenseConfig, step: Step) -> Ten
 
 
 # ------------------------------------------------------------------------------------------- checks
-def _number(name: str, value: float, high: float = math.inf) -> None:
-    valid = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not valid or not math.isfinite(value) or not 0 <= value <= high:
-        bound = "of at least 0" if high == math.inf else f"from 0 to {high:g}"
-        raise ValueError(f"{name} is {value!r}, but has to be a finite number {bound}.")
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, of whichever library; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _one_of(name: str, value: object, choices: Sequence[object]) -> None:
@@ -370,10 +381,10 @@ def _one_of(name: str, value: object, choices: Sequence[object]) -> None:
 def _numbers(name: str, value: Any) -> tuple[int, ...] | None:
     if value is None:
         return None
-    numbers = tuple(value) if isinstance(value, Sequence) else ()
-    if not numbers or not all(type(number) is int and number >= 0 for number in numbers):
+    numbers = tuple(value) if isinstance(value, Iterable) else ()
+    if not numbers or not all(is_whole(number) and number >= 0 for number in numbers):
         raise ValueError(
             f"{name} is {value!r}, but has to list {name[:-1]} numbers, counted from 0, or be None "
             f"for all {name}."
         )
-    return numbers
+    return tuple(map(int, numbers))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from densenb.attention import PROCESSOR_NAME, DenseJointAttnProcessor, block_number, project
 from densenb.layout import Layout
+from densenb.modulation import is_whole
 from densenb.passes import Owners, Reading, check_owners, read_pass, row_owners
 from densenb.pipelines import tier
 from densenb.pooling import Places, phrase_maps, pool, scores_of, token_places
@@ -102,13 +103,14 @@ class Recorder(Record):
         every = {block_number(name) for name in self._inner}
         self._steps = None if steps is None else whole_numbers("steps", steps)
         blocks = every if blocks is None else whole_numbers("blocks", blocks, max(every))
-        if heads in ("mean", "each"):
+        if isinstance(heads, str) and heads in ("mean", "each"):
             self._kept_heads = list(range(count))
         else:
             self._kept_heads = whole_numbers("heads", heads, count - 1, "'mean' or 'each'")
-        self._averaged = heads == "mean"
-        self._kinds = tuple(kinds) if isinstance(kinds, (tuple, list)) else (kinds,)
-        if not self._kinds or not set(self._kinds) <= set(KINDS):
+        self._averaged = isinstance(heads, str) and heads == "mean"
+        several = isinstance(kinds, Iterable) and not isinstance(kinds, str)
+        self._kinds = tuple(kinds) if several else (kinds,)
+        if not self._kinds or not all(kind in KINDS for kind in self._kinds):
             raise ValueError(f"kinds is {kinds!r}, but has to name some of {KINDS}.")
         if rows not in ("conditional", "both"):
             raise ValueError(f"rows is {rows!r}, but has to be 'conditional' or 'both'.")
@@ -408,9 +410,8 @@ def whole_numbers(name: str, values: Any, last: int | None = None, also: str = "
     """`values` sorted, each once; ValueError unless they are numbers from 0 (to `last`)."""
     numbers = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else []
     if not numbers or not all(
-        type(number) is int and 0 <= number <= (number if last is None else last)
-        for number in numbers
+        is_whole(number) and 0 <= number <= (number if last is None else last) for number in numbers
     ):
         limit = "from 0" if last is None else f"from 0 to {last}"
         raise ValueError(f"{name} is {values!r}, but has to list numbers {limit}, or be {also}.")
-    return sorted(set(numbers))
+    return sorted(set(map(int, numbers)))

@@ -24,7 +24,6 @@ from densenb.modulation import (
     Plan,
     Rule,
     Step,
-    _number,
     _one_of,
     area_weight,
     same_region,
@@ -67,10 +66,10 @@ class Transfer(DenseConfig):
         _one_of("layers", self.layers, ("all", "image-only", "none"))
         _one_of("backend", self.backend, ("explicit",))
         for name in ("temperature", "embedding"):
-            _number(name, getattr(self, name))
+            self._number(name)
         if self.size_factor is not None:
-            _number("size_factor", self.size_factor)
-        _number("renoise", self.renoise, high=1)
+            self._number("size_factor")
+        self._number("renoise", high=1)
         if self.temperature == 0:
             raise ValueError("temperature is 0, but scores are divided by it: 1 leaves them alone.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -341,6 +342,8 @@ def test_nothing_to_do_is_not_active():
         ("image_image", "strong"),
         ("window", 1.5),
         ("decay", -1),
+        ("decay", 10**400),
+        ("decay", np.float32("inf")),
         ("area", 2),
         ("value_range", "key"),
         ("special_tokens", "positive"),
@@ -364,3 +367,11 @@ def test_settings_are_checked_by_name(name, value):
 
 def test_blocks_may_be_any_sequence():
     assert DenseConfig(blocks=range(2, 6, 2)).blocks == (2, 4)
+    assert DenseConfig(blocks=np.arange(2)).blocks == (0, 1)
+
+
+def test_numbers_of_other_libraries_become_pythons_own():
+    config = DenseConfig(image_text=np.float32(0.5), decay=np.int64(3), blocks=[np.int32(1)])
+    assert config == DenseConfig(image_text=0.5, decay=3, blocks=[1])
+    values = (config.image_text, config.decay, *config.blocks)
+    assert [type(value) for value in values] == [float, int, int]

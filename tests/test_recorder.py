@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -293,6 +294,15 @@ def test_rows_layouts_and_several_images(random_pipe, guidance):
         result.phrase_map("a dog")
     cat = result.phrase_map("a blue cat")
     assert torch.allclose(cat, result.tensor("image_text")[:, :, :2, 0, 0].mean((0, 1, 2)))
+
+
+def test_what_is_recorded_may_be_any_collection(random_pipe):
+    settings = {"steps": np.arange(2), "blocks": {0}, "heads": np.array([1]), "kinds": {"attn"}}
+    result, _ = record(random_pipe, LAYOUT, **settings)
+    assert {(each.step, each.block, each.kind) for each in result.entries} == {
+        (0, 0, "attn"), (1, 0, "attn")
+    }  # fmt: skip
+    assert result.axes().heads == (1,)
 
 
 def test_rows_of_the_negative_prompt(random_pipe):
@@ -673,6 +683,7 @@ def test_a_record_that_lacks_something_is_told(random_pipe):
         (LAYOUT, {"heads": [4]}, r"heads is \[4\].*from 0 to 3"),
         (LAYOUT, {"heads": "all"}, "heads is 'all'"),
         (LAYOUT, {"kinds": ["attn3"]}, "kinds is"),
+        (LAYOUT, {"kinds": [["attn"]]}, "kinds is"),
         (LAYOUT, {"rows": "all"}, "rows is 'all'"),
         (LAYOUT, {"blocks": [2], "kinds": ["attn2"]}, "no layers"),
         (LAYOUT, {"scores": (3, 0)}, "scores is"),
