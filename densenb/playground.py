@@ -33,9 +33,10 @@ from densenb.modulation import DenseConfig
 from densenb.pictures import overlay, to_image
 from densenb.pipelines import generate, tier
 from densenb.preview import Preview, preview
-from densenb.widgets import HIGHEST, SettingSliders, told
+from densenb.widgets import HIGHEST, LAST_SEED, SettingSliders, held, number_box, told
 from densenb.worker import Cancelled, Job
 
+MOST_STEPS = 1000
 EVERY = 4  # steps from one intermediate picture to the next
 WIDEST = 384  # pixels of each of the two pictures on the page
 
@@ -55,7 +56,7 @@ class Playground(Shown):
     Args:
         pipe, layout: as for `generate`.
         config: where the settings start; those without a slider stay as they are.
-        steps, seed: likewise; by default the tier's steps.
+        steps, seed: likewise, 1 to 1000 and 0 to 2**53 - 1; by default the tier's steps.
 
     Raises ValueError and TypeError for another layout, config or number.
     """
@@ -77,11 +78,9 @@ class Playground(Shown):
         self._listeners: list[Callable[[str, int, int], Any]] = []
 
         self.form = LayoutForm(layout, this.height, this.width)
-        number = ipywidgets.BoundedIntText
-        steps = this.steps if steps is None else steps
-        self.steps = number(value=steps, min=1, max=max(100, steps), description="steps")
-        self.seed = number(value=seed, min=0, max=2**31 - 1, description="seed")
-        self.every = number(value=EVERY, min=0, max=1000, description="look every")
+        self.steps = number_box("steps", this.steps if steps is None else steps, 1, MOST_STEPS)
+        self.seed = number_box("seed", seed, 0, LAST_SEED)
+        self.every = number_box("look every", EVERY, 0, MOST_STEPS)
         self.generate_button = _button("Generate", self._on_generate, "primary")
         self.cancel_button = _button("Cancel", self._on_cancel, "warning", disabled=True)
         self.path = ipywidgets.Text(value="picture.png", description="file")
@@ -302,19 +301,20 @@ class Playground(Shown):
     def open(self, path: str | Path) -> None:
         """Take over the layout of a `.json` or `.png` file; of a picture its settings, too.
 
-        ValueError for what `Layout.from_json` and `Layout.from_png` refuse.
+        ValueError for what `Layout.from_json` and `Layout.from_png` refuse, and for a seed or steps
+        that the boxes here cannot hold; nothing has changed then.
         """
         path = _suffixed(path)
         if path.suffix == ".json":
             self.set_layout(Layout.from_json(path))
             return
         made = read_png(path)
+        seed = self.seed.value if made.seed is None else held(self.seed, made.seed)
+        steps = self.steps.value if made.steps is None else held(self.steps, made.steps)
         self.set_layout(made.layout)
         if made.config is not None:
             self.set_config(made.config)
-        for control, value in ((self.seed, made.seed), (self.steps, made.steps)):
-            if value is not None:
-                control.value = value
+        self.seed.value, self.steps.value = seed, steps
 
     # ------------------------------------------------------------------------------ what is clicked
     def _on_change(self, change: Any = None) -> None:

@@ -25,9 +25,10 @@ from densenb.explorer import Shown, StepBlockHead, explore, png
 from densenb.layout import Layout, Region
 from densenb.live import as_python, layout_plan, live_picture, sampling_steps
 from densenb.masks import Box, Ellipse, Mask, box, ellipse
-from densenb.modulation import DenseConfig
+from densenb.modulation import DenseConfig, is_whole
 from densenb.pictures import overlay
 from densenb.pipelines import generate, tier
+from densenb.worker import alone
 
 __all__ = [
     "ConfigSliders", "MaskSliders", "RegionSliders", "SettingSliders", "StepBlockHead", "explore",
@@ -37,6 +38,7 @@ PREVIEW_STEPS = 8
 STRENGTHS = ("image_text", "image_image", "text_image", "text_text")
 HIGHEST = dict.fromkeys(STRENGTHS, 1.0) | {"window": 1.0, "decay": 10.0, "area": 1.0}
 FOR_PROGRAMMERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+LAST_SEED = 2**53 - 1  # beyond, browsers round whole numbers
 HIGHEST_BIAS = 10.0  # logits: strengths when `value_range` is None
 
 
@@ -146,7 +148,7 @@ class ConfigSliders(Shown):
 
         names = [(f"{i + 1}: {region.phrase}", i) for i, region in enumerate(layout.regions)]
         self.region = ipywidgets.Dropdown(options=names, value=0, description="region")
-        self.seed = ipywidgets.BoundedIntText(value=seed, min=0, max=2**31 - 1, description="seed")
+        self.seed = number_box("seed", seed, 0, LAST_SEED)
         self.button = ipywidgets.Button(description=f"Draw ({steps} steps)")
         self._bar = ipywidgets.IntProgress(value=0, min=0, max=steps)
         self._live = ipywidgets.Image(format="png")
@@ -218,18 +220,20 @@ class ConfigSliders(Shown):
     def draw(self) -> Image.Image:
         """The picture of `layout`, `config` and `seed`: exactly what `code` gives. Shows it, too.
 
-        Raises what `generate` raises. The button is off meanwhile.
+        Raises what `generate` raises, and RuntimeError while a playground draws with the same
+        pipeline. The button is off meanwhile.
         """
         self.button.disabled, self._bar.value = True, 0
         try:
-            (self.picture,) = generate(
-                self.pipe,
-                self.layout,
-                [self.seed.value],
-                self.config,
-                steps=self.steps,
-                progress=self._on_step,
-            )
+            with alone(self.pipe):
+                (self.picture,) = generate(
+                    self.pipe,
+                    self.layout,
+                    [self.seed.value],
+                    self.config,
+                    steps=self.steps,
+                    progress=self._on_step,
+                )
         finally:
             self.button.disabled = False
         masks = self.layout.pixel_masks(self.picture.height, self.picture.width)
@@ -277,6 +281,23 @@ def told(message: ipywidgets.HTML) -> Iterator[None]:
     heard = [each for each in caught if not issubclass(each.category, FOR_PROGRAMMERS)]
     notes += dict.fromkeys(str(warning.message) for warning in heard)
     message.value = "<br>".join(f"<b>!</b> {html.escape(note)}" for note in notes)
+
+
+def number_box(name: str, value: int, low: int, high: int) -> ipywidgets.BoundedIntText:
+    """A box that holds a whole number from `low` to `high`; ValueError for another value."""
+    box = ipywidgets.BoundedIntText(value=low, min=low, max=high, description=name)
+    box.value = held(box, value)
+    return box
+
+
+def held(box: ipywidgets.BoundedIntText, value: int) -> int:
+    """The value, or a ValueError where the box would hold another one, the nearest, in silence."""
+    if not is_whole(value) or not box.min <= value <= box.max:
+        raise ValueError(
+            f"{box.description} is {value!r:.40}, but has to be a whole number from {box.min} to "
+            f"{box.max}."
+        )
+    return int(value)
 
 
 def _slider(name: str, value: float, low: float, high: float) -> ipywidgets.FloatSlider:

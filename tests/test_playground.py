@@ -172,6 +172,9 @@ def test_what_cannot_be_shown_is_refused_at_once(pipe):
         Playground(pipe, "a cat")
     with pytest.raises(ValueError, match="DenseConfig"):
         Playground(pipe, LAYOUT, dnb.HardMask())
+    for numbers in ({"steps": 0}, {"steps": 2.5}, {"seed": -3}, {"seed": 2**53}):
+        with pytest.raises(ValueError, match=f"{next(iter(numbers))} is .* whole number from"):
+            Playground(pipe, LAYOUT, **numbers)
     with pytest.raises(TypeError, match="one Layout"):
         LayoutForm(LAYOUT, 64, 64).set_layout(None)
 
@@ -393,6 +396,20 @@ def test_layout_and_picture_are_kept_and_reopened(play, tmp_path):
     assert (play.layout, play.config) == (LAYOUT, config)
     assert (play.seed.value, play.steps.value) == (4, 3)
     assert "drawn before" not in play._stale.value
+
+
+def test_the_numbers_of_a_picture_are_taken_over_exactly_or_not_at_all(play, tmp_path):
+    fish = dnb.Layout("a red fish", [dnb.Region("a red fish", UMBRELLA.mask)])
+    picture = Image.new("RGB", (8, 8))
+    fish.to_png(picture, tmp_path / "fish.png", seed=2**40, steps=150)
+    play.open(tmp_path / "fish.png")
+    assert (play.layout, play.seed.value, play.steps.value) == (fish, 2**40, 150)
+    for name, value in (("seed", 2**60), ("steps", 10_000)):
+        LAYOUT.to_png(picture, tmp_path / "beyond.png", **{name: value})
+        play.path.value = str(tmp_path / "beyond.png")
+        play.open_button.click()
+        assert f"{name} is {value}, but" in play.message and play.layout == fish
+    assert (play.seed.value, play.steps.value) == (2**40, 150)
 
 
 def test_files_are_not_lost_and_bad_ones_told(play, tmp_path):

@@ -16,6 +16,7 @@ import densenb as dnb
 from densenb import live, pipelines, widgets
 from densenb.modulation import Plan, Step, modulate
 from densenb.records import Entry, Record
+from densenb.worker import alone
 
 LAYOUT = dnb.Layout(
     "a blue cat and an orange umbrella in a rose garden",
@@ -152,6 +153,7 @@ def test_a_fixed_bias_is_in_logits(pipe):
         ({"config": dnb.HardMask()}, "DenseConfig"),
         ({"layout": "a cat"}, "one Layout"),
         ({"steps": 0}, "at least 1"),
+        ({"seed": -1}, "seed is -1.* whole number from 0"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_at_once(pipe, arguments, message):
@@ -223,6 +225,15 @@ def test_an_error_of_the_button_is_shown_and_the_button_works_again(pipe, monkey
             sliders.draw()
     sliders.button.click()
     assert sliders.picture is not None and not sliders.message
+
+
+def test_while_another_widget_draws_the_button_says_so(pipe):
+    sliders = widgets.ConfigSliders(pipe, LAYOUT, steps=2)
+    with alone(pipe):
+        sliders.button.click()
+    assert "drawing already" in sliders.message and sliders.picture is None
+    sliders.button.click()
+    assert sliders.picture is not None
 
 
 def test_errors_and_warnings_of_a_slider_are_shown(pipe, monkeypatch):
