@@ -89,6 +89,18 @@ def test_strip_of_no_region_is_read_by_its_best_tenth():
     assert line == "10% at flat, 100% at peaked on the best tenth of the tokens."
 
 
+def test_a_background_phrase_under_regions_that_cover_all_has_no_outline():
+    everywhere = dnb.Region("a blue cat", dnb.box(0, 0, 1, 1))
+    layout = dnb.Layout("a blue cat in a rose garden", [everywhere], "a rose garden")
+    maps = strip([0.5, 0.5])
+    figure = plots.phrase_overlay(PICTURE, maps, layout)
+    shown = plots.attention_strip({"a rose garden": maps}, TITLES[:2], layout, PICTURE)
+    for axis in (figure.axes[2], shown.axes[1]):
+        assert not any(len(lines.get_segments()) for lines in axis.collections)
+    assert drawn(figure).size and drawn(shown).size
+    assert plots.read_phrases(maps, layout).endswith("0% in its region (0% of the picture).")
+
+
 def test_overlay_of_phrases_glows_where_the_map_is():
     maps = torch.stack([strip([1.0])[0], strip([0.0])[0], torch.ones(8, 8)])
     figure = plots.phrase_overlay(PICTURE, maps, LAYOUT)
