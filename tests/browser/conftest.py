@@ -45,7 +45,7 @@ def picture(request) -> Callable[[Path, str, float], None]:
         if request.config.getoption("--screenshots"):
             with Image.open(path) as full:
                 upper = full.convert("RGB").crop((0, 0, full.width, round(height)))
-                small = upper.quantize(128, dither=Image.Dither.NONE)
+                small = upper.quantize(256, dither=Image.Dither.NONE)
             small.save(ROOT / "docs" / f"{name}.png", optimize=True)
 
     return keep
