@@ -172,8 +172,8 @@ def _outline(
     upright = [((x, y), (x, y + 1)) for y, x in padded[1:-1].diff(dim=1).nonzero().tolist()]
     level = [((x, y), (x + 1, y)) for y, x in padded[:, 1:-1].diff(dim=0).nonzero().tolist()]
     scale = torch.tensor([extent[1] / grid[1], extent[2] / grid[0]])
-    edges = (sides * scale).numpy()
     sides = torch.tensor(upright + level).reshape(-1, 2, 2)  # none for a phrase without a place
+    edges = (sides * scale).numpy()
     side = axis.get_position().width * axis.figure.get_figwidth()  # inches
     line = min(0.8 + 0.5 * side, 1.8)
     for width, colour in ((1.8 * line, "white"), (line, phrase_colour(layout, index))):
