@@ -14,7 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Commands import what they need: `densenb --help` should not wait for torch.
+import diffusers
+import transformers
+
+# Commands import what they alone need.
 
 ADVICE = {
     "dtype=torch.float32": "--dtype float32",
@@ -35,8 +38,8 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code (0, 2 for an error of the user's, 130 when interrupted)."""
     options = parser().parse_args(argv)
-    for library in ("TRANSFORMERS", "DIFFUSERS"):  # no advice for developers among our lines
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    for library in (transformers, diffusers):  # no advice for developers among our lines
+        library.utils.logging.set_verbosity_error()
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import warnings
 
+import diffusers
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 from densenb import cli, demo, plots, suites
@@ -408,6 +410,20 @@ def test_warnings_are_one_line_without_a_place_in_the_code(monkeypatch, tmp_path
     monkeypatch.setattr(demo, "run", lambda *_, **__: warnings.warn("look out", stacklevel=1))
     assert cli.main(["demo", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().err == "densenb: warning: look out\n"
+
+
+@pytest.mark.parametrize("library", [diffusers, transformers])
+def test_libraries_give_no_advice_for_developers(library, monkeypatch, tmp_path, caplog):
+    logger = library.utils.logging.get_logger(f"{library.__name__}.pipelines")
+    verbosity = library.utils.logging.get_verbosity()
+    monkeypatch.setattr(demo, "run", lambda *_, **__: logger.warning("pass another argument"))
+    try:
+        library.utils.logging.set_verbosity_warning()
+        logger.warning("heard")
+        assert cli.main(["demo", "--out", str(tmp_path)]) == 0
+    finally:
+        library.utils.logging.set_verbosity(verbosity)
+    assert caplog.messages == ["heard"]
 
 
 def test_version_and_help(capsys):
