@@ -39,7 +39,7 @@ from densenb.pictures import (
 from densenb.pipelines import tier
 from densenb.plans import Plans
 
-LOGITS = 5.0  # where the colours of a fixed bias end
+HIGHEST_BIAS = 10.0  # logits: where the sliders and the colours of a fixed bias end
 PANEL = 176  # pixels
 
 
@@ -127,7 +127,8 @@ def live_picture(
 
     Four panels: the regions; the tokens they get; how strongly each image token is moved towards
     or away from the phrase of `region`; the same towards other image tokens, for the token in the
-    region's middle. Below, the strength at each step.
+    region's middle. Full colour is 1 of the range, or `HIGHEST_BIAS` logits. Below, the strength at
+    each step.
     """
     rows, columns = grid
     zoom = max(1, 256 // columns)
@@ -151,11 +152,12 @@ def live_picture(
     words = text_bias(plan, config, steps[0], region)
     others = image_bias(plan, config, steps[0], y * columns + x)
     bounded = config.value_range is not None
-    reach, unit = (1.0, "of range") if bounded else (LOGITS, "logits")
+    reach, unit = (1.0, "of range") if bounded else (HIGHEST_BIAS, "logits")
     panels = {"regions": painted, f"{rows} x {columns} image tokens": squares}
     for name, bias in ((phrases[region], words), ("image, from x", others)):
         colours = heat(bias.view(rows, columns), -reach, reach, DIFFERENCES)
         title = f"image -> {name:.18}\n{bias.min() + 0:+.2f} to {bias.max() + 0:+.2f} {unit}"
+        title += f"\ncolours end at {-reach:+g} and {reach:+g}"
         panels[title] = colours.resize((width, height), Image.Resampling.NEAREST)
     label(panels[title], ((x + 0.5) * zoom, (y + 0.5) * zoom), "x", size=16)
     top = side_by_side(panels, PANEL)

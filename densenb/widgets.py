@@ -23,7 +23,7 @@ from PIL import Image
 
 from densenb.explorer import Shown, StepBlockHead, explore, png
 from densenb.layout import Layout, Region
-from densenb.live import as_python, layout_plan, live_picture, sampling_steps
+from densenb.live import HIGHEST_BIAS, as_python, layout_plan, live_picture, sampling_steps
 from densenb.masks import Box, Ellipse, Mask, box, ellipse
 from densenb.modulation import DenseConfig, is_whole
 from densenb.pictures import overlay
@@ -39,7 +39,6 @@ STRENGTHS = ("image_text", "image_image", "text_image", "text_text")
 HIGHEST = dict.fromkeys(STRENGTHS, 1.0) | {"window": 1.0, "decay": 10.0, "area": 1.0}
 FOR_PROGRAMMERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 LAST_SEED = 2**53 - 1  # beyond, browsers round whole numbers
-HIGHEST_BIAS = 10.0  # logits: strengths when `value_range` is None
 
 
 # ---------------------------------------------------------------------------------- the controls

@@ -289,6 +289,23 @@ def test_the_bias_shown_is_what_the_rule_does(plan, value_range, index):
         torch.testing.assert_close(torch.where(signed > 0, signed * up, signed * down), real)
 
 
+def test_every_bias_that_a_slider_can_give_has_its_own_colour(pipe, monkeypatch):
+    config = dnb.DenseConfig(value_range=None, image_text=2, decay=0, area=0)
+    sliders = widgets.ConfigSliders(pipe, LAYOUT, ["image_text"], config)
+    titles = []
+    real = live.side_by_side
+    monkeypatch.setattr(live, "side_by_side", lambda p, side: titles.extend(p) or real(p, side))
+    shown = set()
+    for logits in (2.0, 6.0, 8.0, sliders.settings["image_text"].max):
+        sliders.settings["image_text"].value = logits
+        titles.clear()
+        sliders._update()
+        assert f"{-logits:+.2f} to {logits:+.2f} logits\ncolours end at -10 and +10" in titles[2]
+        x, y = sliders.preview.width * 5 // 8, 100  # in the third panel
+        shown.add(sliders.preview.getpixel((x, y)))
+    assert len(shown) == 4
+
+
 def test_a_background_without_a_phrase_has_no_words(plan):
     assert not live.text_bias(plan, dnb.DenseConfig(), Step(0, 8, 1.0), column=2).any()
 
