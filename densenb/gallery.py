@@ -178,7 +178,7 @@ CLAIMS = (
     "With `transferred` more of each object lies in its region than in the stock picture of the "
     "same seed.",
     "With `specials-negative` and `specials-background` still more does (on the miniature: yes, "
-    "half as much again).",
+    "about a quarter more).",
     "With `six-logits`, the miniature's best setting, most of all does, and the pictures are as "
     "good (on the miniature: yes).",
     "Each object has its own colour, and no region has the other region's.",
