@@ -1,7 +1,8 @@
 """The stages of the course, each one change after the last: notebooks 03 to 05, and their table.
 
-The strengths of the fixed bias are the best of a sweep on `tune` scenes (docs/sweep.md). All stages
-leave text of no region to the background, except the one that shows what that is worth.
+The strengths of the fixed bias are the best of a sweep on `tune` scenes (docs/sweep.md) while text
+of no region, padding too, is given to the background, as in all stages but the one that shows what
+that is worth. With such text left alone a stronger one is best, as in `DenseConfig.tuned`.
 """
 
 from __future__ import annotations
