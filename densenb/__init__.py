@@ -8,7 +8,7 @@ follows.
         dnb.Region("a blue cat", dnb.box(0.05, 0.35, 0.50, 0.95)),
         dnb.Region("an orange umbrella", dnb.ellipse(0.72, 0.40, 0.22, 0.30)),
     ])
-    images = dnb.generate(pipe, layout, seeds=range(4))
+    images = dnb.generate(pipe, layout, seeds=range(4), config=dnb.DenseConfig.tuned(pipe))
 """
 
 import logging as _python_logging

@@ -172,8 +172,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 """What each repair changes, the ones before it kept.
 
-What `DenseConfig.tuned` changes beyond that comes last, in one step: words alone, a bias of logits
-instead of the range, no decay, other text left as it is.
+What `DenseConfig.tuned` changes beyond that comes last, in one step: words alone, but both ways, a
+bias of logits instead of the range, no decay, other text left as it is.
 """
 
 
