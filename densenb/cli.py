@@ -367,12 +367,14 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, RuntimeError):
         import torch
 
+        from densenb.finite import Overflow
+
         if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
             return (
                 "there is not enough memory: take a smaller --model, leave T5 out (--no-t5), or "
                 "evaluate fewer pictures at a time (--batch-size)."
             )
-        if "overflowed" not in text:  # as all of ours say
+        if not isinstance(error, Overflow):
             return None
     for python, option in ADVICE.items():
         text = text.replace(python, option)

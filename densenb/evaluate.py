@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from densenb.attention import dense_attention
 from densenb.baselines import HardMask, MultiplyWeights, PaintWithWords, ScaleByArea, ScaleText
 from densenb.evaluation_log import FIELDS, Key, Log, features_of, result, scores_of
+from densenb.finite import check_finite
 from densenb.judges import Judge, OracleJudge, named_object, score_suite
 from densenb.layout import Layout, against_neighbours
 from densenb.measuring import measure, score_layout
@@ -112,7 +113,7 @@ def draw(
     """Pictures [B, 3, H, W] in [0, 1], float32, of a batch of layouts under a rule (None = stock).
 
     Raises:
-        RuntimeError: when the numbers overflowed on the way.
+        Overflow: when the numbers did on the way.
     """
     options = {
         "latents": latents.to(pipe.device, pipe.transformer.dtype),
@@ -125,11 +126,7 @@ def draw(
     else:
         with dense_attention(pipe, layouts, rule, **options) as dense:
             images = pipe(**dense.inputs).images
-    if not images.isfinite().all():
-        raise RuntimeError(
-            f"a picture has values that are not finite: {pipe.transformer.dtype} overflowed. "
-            "Use float32, or bfloat16 on a GPU that has it."
-        )
+    check_finite(images, "a picture's pixels")
     return images.float()
 
 

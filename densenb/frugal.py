@@ -17,6 +17,7 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn
 
 from densenb.configs import ENCODERS
+from densenb.finite import check_finite
 
 KEPT_TEXTS = 256  # 2.6 MiB each in half precision, in host memory
 
@@ -141,12 +142,10 @@ class FrugalPipeline(StableDiffusion3Pipeline):
             del self._known[oldest]
 
     def _remembered(self, embedding: Tensor, what: str) -> Tensor:
-        if not torch.isfinite(embedding.to(self._dtype)).all():
-            raise RuntimeError(
-                f"the encoded {what} are not finite numbers: {self._dtype} overflowed in a text "
-                "encoder. Load the model without T5 (t5=False), or on a GPU that has bfloat16."
-            )
-        return embedding[0].to("cpu", self._dtype)
+        embedding = embedding.to(self._dtype)
+        mend = "It was in a text encoder: load without T5 (t5=False), or on a GPU with bfloat16."
+        check_finite(embedding, f"the encoded {what}", mend)
+        return embedding[0].cpu()
 
 
 def _texts(first: Any, second: Any, third: Any) -> list[tuple[str, str, str]]:

@@ -22,8 +22,9 @@ from diffusers import StableDiffusion3Pipeline
 from PIL import Image
 from tqdm.auto import tqdm
 
-from densenb.access import cache_folder, fetch, is_cached
-from densenb.configs import REPOSITORIES, saved_sizes, sizes
+from densenb.access import WITHOUT_T5, cache_folder, fetch, is_cached
+from densenb.configs import PARTS, REPOSITORIES, saved_sizes, sizes
+from densenb.finite import check_finite
 from densenb.frugal import FrugalPipeline
 from densenb.layout import Layout
 from densenb.loading import dtype_argument, load_planned, quiet_loading
@@ -176,7 +177,8 @@ def plan_for(
     if name_or_path in REPOSITORIES:
         machine = here(device, folder=cache_folder())
         name = str(name_or_path)
-        return choose(name, sizes(name), machine, t5=t5, dtype=kind, download=not is_cached(name))
+        there = is_cached(name, PARTS if t5 else WITHOUT_T5)
+        return choose(name, sizes(name), machine, t5=t5, dtype=kind, download=not there)
     folder = Path(name_or_path)
     machine = here(device, folder=folder)
     return choose(folder.resolve().name, saved_sizes(folder), machine, t5=t5, dtype=kind)
@@ -299,7 +301,7 @@ def generate(
     `config=None` gives the stock pictures: the same text, noise, steps and guidance, no layout. A
     seed's picture does not depend on the other seeds. `progress(done, total)`, called after every
     step, takes the place of the bar. Everything is checked before any sampling (ValueError);
-    RuntimeError when the numbers overflow on the way.
+    Overflow (a RuntimeError) when the numbers do on the way.
     """
     # Here, because attention.py builds on this module.
     from densenb.attention import dense_attention, refuse_nesting
@@ -332,7 +334,7 @@ def generate(
             def after_step(_: Any, index: int, time: Any, state: dict[str, Any]) -> dict[str, Any]:
                 if edit is not None:
                     state = {**state, **(edit(pipe, index, time, state) or {})}
-                _check_finite(state["latents"], f"the latents of step {index + 1} of {total}")
+                check_finite(state["latents"], f"the latents of step {index + 1} of {total}")
                 bar.update()
                 if progress is not None:
                     progress(next(done), every)
@@ -346,7 +348,7 @@ def generate(
                     output_type="pt",
                     callback_on_step_end=after_step,
                 ).images
-                _check_finite(pixels, "the decoded picture")
+                check_finite(pixels, "the pixels of the decoded picture")
                 images += pipe.image_processor.numpy_to_pil(
                     pipe.image_processor.pt_to_numpy(pixels)
                 )
@@ -388,11 +390,3 @@ def _seed_list(seeds_or_count: int | Iterable[int]) -> list[int]:
 
 def _whole_number(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _check_finite(tensor: torch.Tensor, what: str) -> None:
-    if not torch.isfinite(tensor).all():
-        raise RuntimeError(
-            f"{what} are not finite numbers: {tensor.dtype} overflowed. Load the model with "
-            "dtype=torch.float32, or torch.bfloat16 on a GPU that has it."
-        )

@@ -17,6 +17,7 @@ from PIL import Image
 
 from densenb import cli, demo, plots, suites
 from densenb.evaluate import named_object
+from densenb.finite import Overflow
 from densenb.layout import Layout, Region, against_neighbours, box, ellipse
 from densenb.memory import Machine
 from densenb.modulation import DenseConfig
@@ -339,7 +340,7 @@ def test_a_bug_keeps_its_traceback(bug, monkeypatch, tmp_path):
     ("error", "message"),
     [
         (
-            RuntimeError("torch.float16 overflowed. Load with dtype=torch.float32, or\n without T5 "
+            Overflow("torch.float16 overflowed. Load with dtype=torch.float32, or\n without T5 "
                          "(t5=False), or torch.bfloat16 on a GPU."),
             "torch.float16 overflowed. Load with --dtype float32, or without T5 (--no-t5), or "
             "--dtype bfloat16 on a GPU.",
