@@ -14,7 +14,7 @@ import torch
 from densenb.access import NoAccess, cache_folder, check_access, is_cached
 from densenb.configs import REPOSITORIES, sizes
 from densenb.layout import Layout, Region, box
-from densenb.memory import Machine, Plan, choose, here
+from densenb.memory import Machine, MemoryPlan, choose, here
 from densenb.pipelines import generate, load
 
 PACKAGES = (
@@ -57,7 +57,7 @@ def examine_tiny() -> Finding:
     return Finding("tiny", True, "the miniature loads and draws.")
 
 
-def examine_real(name: str, plan: Plan) -> Finding:
+def examine_real(name: str, plan: MemoryPlan) -> Finding:
     """Whether "medium" or "large" fits by its plan, and may be downloaded, or is here already."""
     reasons = list(plan.problems)
     there = is_cached(name, plan.precisions)

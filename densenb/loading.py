@@ -18,10 +18,10 @@ from torch import nn
 from densenb import nf4
 from densenb.configs import CLASSES, ENCODERS, PARTS, build
 from densenb.frugal import FrugalPipeline
-from densenb.memory import Plan
+from densenb.memory import MemoryPlan
 
 
-def load_planned(folder: Path, plan: Plan) -> FrugalPipeline:
+def load_planned(folder: Path, plan: MemoryPlan) -> FrugalPipeline:
     """The pipeline of a folder in diffusers' layout; encoders are loaded when text comes.
 
     The transformer goes to the plan's device in the plan's precision, the autoencoder in float32,
@@ -52,14 +52,14 @@ def load_planned(folder: Path, plan: Plan) -> FrugalPipeline:
     return pipe
 
 
-def load_encoders(folder: Path, plan: Plan) -> dict[str, nn.Module]:
+def load_encoders(folder: Path, plan: MemoryPlan) -> dict[str, nn.Module]:
     """The text encoders of the plan, by the pipeline's names; T5, the largest, first."""
     names = [part for part in reversed(ENCODERS) if part in plan.precisions]
     with quiet_loading():
         return {part: load_part(folder, part, plan) for part in names}
 
 
-def load_part(folder: Path, part: str, plan: Plan) -> nn.Module:
+def load_part(folder: Path, part: str, plan: MemoryPlan) -> nn.Module:
     """One component on the plan's device, in eval mode, without gradients.
 
     On a GPU its weights go there file by file, without a copy of the whole in host memory; 4-bit

@@ -105,7 +105,7 @@ def _existing(path: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """How a model is loaded and run.
 
     precisions: of each component that is loaded at all. keep_encoders: text encoders stay after
@@ -166,7 +166,7 @@ def choose(
     dtype: str | None = None,
     side: int | None = None,
     download: bool = False,
-) -> Plan:
+) -> MemoryPlan:
     """The best plan that fits; if none does, the smallest, with its problems.
 
     Best is: nothing packed to 4 bits, then only T5, then only the transformer, then both; each
@@ -208,7 +208,7 @@ def _plan(
     keep: bool,
     side: int,
     download: bool,
-) -> Plan:
+) -> MemoryPlan:
     weights = {part: sizes[part].gib(precision) for part, precision in precisions.items()}
     encoders = sum(weights[part] for part in ENCODERS if part in weights)
     drawing = sum(weights.values()) - encoders
@@ -231,7 +231,7 @@ def _plan(
         gpu = work
     else:
         host, gpu = {stage: process + work[stage] for stage in STAGES}, {}
-    plan = Plan(name, machine, dtype, precisions, sizes, keep, park, side, gpu, host)
+    plan = MemoryPlan(name, machine, dtype, precisions, sizes, keep, park, side, gpu, host)
     return replace(plan, problems=tuple(_problems(plan, download)))
 
 
@@ -240,7 +240,7 @@ def _space(at_1024: float, side: int) -> float:
     return max(0.2, at_1024 * (side / 1024) ** 2)
 
 
-def _problems(plan: Plan, download: bool) -> Iterator[str]:
+def _problems(plan: MemoryPlan, download: bool) -> Iterator[str]:
     machine = plan.machine
     ways = ["leave T5 out (t5=False)"] if _t5_is_the_problem(plan) else []
     ways += ["take the medium model"] if plan.name == "large" else []
@@ -265,7 +265,7 @@ def _problems(plan: Plan, download: bool) -> Iterator[str]:
         yield "packing weights to 4 bits needs bitsandbytes: pip install bitsandbytes."
 
 
-def _t5_is_the_problem(plan: Plan) -> bool:
+def _t5_is_the_problem(plan: MemoryPlan) -> bool:
     """Whether it would fit without T5."""
     if T5 not in plan.precisions:
         return False
@@ -280,7 +280,7 @@ def _worst(peaks: Mapping[str, float]) -> tuple[str, float]:
     return max(peaks.items(), key=lambda pair: pair[1], default=("", 0.0))
 
 
-def _table(plan: Plan) -> Iterator[str]:
+def _table(plan: MemoryPlan) -> Iterator[str]:
     machine = plan.machine
     room = f"{machine.gpu:.1f} GiB GPU, " if machine.capability else ""
     fate = "fits" if plan.fits else "does not fit"

@@ -28,7 +28,7 @@ from densenb.finite import check_finite
 from densenb.frugal import FrugalPipeline
 from densenb.layout import Layout
 from densenb.loading import dtype_argument, load_planned, quiet_loading
-from densenb.memory import Plan, choose, here
+from densenb.memory import MemoryPlan, choose, here
 from densenb.modulation import DenseConfig, Rule
 from densenb.tokens import encode
 
@@ -97,7 +97,7 @@ def load(
     dtype: torch.dtype | None = None,
     *,
     t5: bool = True,
-    plan: Plan | None = None,
+    plan: MemoryPlan | None = None,
 ) -> StableDiffusion3Pipeline:
     """A pipeline ready to sample: in eval mode, without gradients, its own progress bar off.
 
@@ -170,7 +170,7 @@ def plan_for(
     dtype: torch.dtype | None = None,
     *,
     t5: bool = True,
-) -> Plan:
+) -> MemoryPlan:
     """The memory plan that `load` would follow on this machine, for a name or a saved folder."""
     device = None if device is None else str(device)
     kind = None if dtype is None else str(dtype).removeprefix("torch.")
@@ -184,7 +184,7 @@ def plan_for(
     return choose(folder.resolve().name, saved_sizes(folder), machine, t5=t5, dtype=kind)
 
 
-def _prepared(pipe: FrugalPipeline, plan: Plan, this: Tier) -> FrugalPipeline:
+def _prepared(pipe: FrugalPipeline, plan: MemoryPlan, this: Tier) -> FrugalPipeline:
     pipe.set_progress_bar_config(disable=True)
     label = f"{this.label} ({plan.label})"
     _tiers[pipe] = replace(this, label=label, height=plan.side, width=plan.side)
