@@ -71,7 +71,8 @@ def test_only_chosen_heads_are_edited(random_pipe):
     assert torch.allclose(every, sample(random_pipe, LAYOUT, ALL), atol=1e-5)
     for one in some:
         assert not close(one, every) and not close(one, stock(random_pipe, LAYOUT))
-    with pytest.raises(ValueError, match=rf"heads names \[{heads}\], but .* heads 0 to {heads - 1}"):
+    message = rf"heads names \[{heads}\], but .* heads 0 to {heads - 1}"
+    with pytest.raises(ValueError, match=message):
         sample(random_pipe, LAYOUT, replace(ALL, heads=(heads,)))
 
 
