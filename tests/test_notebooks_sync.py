@@ -7,7 +7,7 @@ A cell that teaches `densenb.modulation.same_region` has the tag
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import re
 from collections import Counter
@@ -64,6 +64,27 @@ def taught_in(module: object, lessons: tuple[str, ...]) -> dict[str, str]:
         if function.__module__ == module.__name__ and match and match[1] in lessons:
             found[f"{module.__name__}.{name}"] = match[1]
     return found
+
+
+def imports(source: str) -> list[tuple[str, str]]:
+    """(module, name) of each `from densenb... import name` of a cell; its magics are left out."""
+    python = re.sub(r"(?m)^([ \t]*)%.*$", r"\1pass", source)
+    return [
+        (node.module, alias.name)
+        for node in ast.walk(ast.parse(python))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("densenb")
+        for alias in node.names
+    ]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name)
+def test_what_a_notebook_imports_is_in_the_library(path: Path) -> None:
+    """Running the notebook says it, too, but in minutes."""
+    for cell in code_cells(nbformat.read(path, as_version=4)):
+        for module, name in imports(cell.source):
+            there = importlib.import_module(module)
+            found = hasattr(there, name) or importlib.util.find_spec(f"{module}.{name}")
+            assert found, f"{cell.id}: {module} has no {name}"
 
 
 @pytest.mark.parametrize(("notebook", "name", "source"), CELLS, ids=[name for _, name, _ in CELLS])
