@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from hands import handle, keys, row, write
-from playwright.sync_api import expect
 
 SETUP = """
 import torch
@@ -71,7 +70,7 @@ def test_the_drop_down_chooses_whose_sliders_are_shown(notebook, sliders):
     notebook.wait_until("sliders.region.value == 1")
     before = notebook.value("sliders.regions[1].y.value")
     first = notebook.value("sliders.regions[0].y.value")
-    expect(row(sliders, "y").locator(".widget-readout")).to_have_text(f"{before:.2f}")
+    row(sliders, "y").locator(".widget-readout", has_text=f"{before:.2f}").wait_for()
     keys(handle(sliders, "y"), "ArrowUp", "ArrowUp")
     notebook.wait_until(f"abs(sliders.regions[1].y.value - {before} - 0.02) < 1e-6")
     assert notebook.value("sliders.regions[0].y.value") == first
