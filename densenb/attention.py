@@ -399,8 +399,9 @@ def stock_processors(transformer: Any) -> dict[str, JointAttnProcessor2_0]:
 
 def refuse_nesting(transformer: Any) -> None:
     """RuntimeError when `dense_attention` is active on the transformer."""
-    kinds = {type(processor) for processor in transformer.attn_processors.values()}
-    if DenseJointAttnProcessor in kinds:
+    processors = transformer.attn_processors.values()
+    inner = (getattr(each, "inner", each) for each in processors)  # of one that records
+    if any(isinstance(each, DenseJointAttnProcessor) for each in inner):
         raise RuntimeError(
             "dense_attention is already active on this transformer and cannot be nested: "
             "leave the outer `with` block first, or pass all layouts as a list."

@@ -358,12 +358,12 @@ def generate(
 # ------------------------------------------------------------------------------------- small parts
 def _saved_tier(pipe: Any, folder: Path) -> Tier:
     """The miniature's tier for another trained state of it (`make states`): it has its tokens."""
-    words, ours = (root / "tokenizer_3" / "tokenizer.json" for root in (folder, MINIATURE))
-    if (
-        words.is_file()
-        and json.loads(words.read_text("utf-8"))["model"]
-        == (json.loads(ours.read_text("utf-8"))["model"])
-    ):
+    file = Path("tokenizer_3", "tokenizer.json")
+
+    def words(root: Path) -> Any:
+        return json.loads((root / file).read_text("utf-8"))["model"]
+
+    if (folder / file).is_file() and words(folder) == words(MINIATURE):
         return replace(TINY, label=f"{TINY.label}, {folder.parent.name}/{folder.name}")
     return _generic_tier(pipe, name=folder.name)
 

@@ -16,6 +16,7 @@ from densenb.layout import Layout, Region, box
 from densenb.memory import Machine
 from densenb.modulation import DenseConfig
 from densenb.pipelines import TINY, Tier, call_inputs, generate, generators, load, tier
+from densenb.recorder import record_attention
 
 LAYOUT = Layout(
     "a blue cat and an orange umbrella in a rose garden",
@@ -143,6 +144,8 @@ def test_generate_uses_the_tier(random_pipe, monkeypatch):
 def test_stock_is_stock_or_an_error(random_pipe):
     with dense_attention(random_pipe, LAYOUT, num_inference_steps=1) as dense:
         with pytest.raises(RuntimeError, match="already active"):
+            generate(random_pipe, LAYOUT, seeds=1, config=None, **SMALL)
+        with record_attention(random_pipe, LAYOUT), pytest.raises(RuntimeError, match="active"):
             generate(random_pipe, LAYOUT, seeds=1, config=None, **SMALL)
         random_pipe(**dense.inputs, output_type="latent")
 
