@@ -152,7 +152,7 @@ def test_what_is_overwritten_survives_a_full_disk(suffix, tmp_path):
             layout.to_json(path)
         else:
             layout.to_png(Image.fromarray((noise * 255).astype(np.uint8)), path)
-    assert path.read_text() == "as it was"
+    assert path.read_bytes() == b"as it was"
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="A6: a cut file is left")
@@ -162,4 +162,4 @@ def test_a_picture_survives_a_full_disk_during_generate(layout_file, tmp_path):
     with full_disk(4096):
         asked = ["generate", "--layout", str(layout_file), "--out", str(tmp_path), "--steps", "1"]
         assert main(asked) == 2
-    assert old.read_text() == "as it was"
+    assert old.read_bytes() == b"as it was"

@@ -90,7 +90,8 @@ def test_a_mask_lies_where_viewers_show_it(name, tmp_path):
 def test_a_label_map_lies_where_viewers_show_it(tmp_path):
     shown = turned(tmp_path / "map.png", black=(0, 0, 255), white=(255, 0, 0))
     (region,) = dnb.regions_from_label_map(tmp_path / "map.png", {"#ff0000": "a cat"})
-    assert ((region.mask.raster(*shown.shape).numpy() > 0.5) == shown).all()
+    read = region.mask.raster(*shown.shape).numpy() > 0.5
+    assert (read == shown).all()
 
 
 def turned(path, black, white):
