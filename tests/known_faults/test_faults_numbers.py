@@ -56,7 +56,7 @@ def gradient(pipe, config, generator):
 @pytest.mark.xfail(
     strict=True,
     raises=torch._dynamo.exc.RecompileError,
-    reason="F7: a counter on the processor",
+    reason="F7: a counter on the processor, and the number of the step",
 )
 def test_a_compiled_transformer_is_compiled_once_for_all_edited_passes(pipe):
     own = copy.copy(pipe)
