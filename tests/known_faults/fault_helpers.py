@@ -66,14 +66,18 @@ def unless_refused(words: str) -> Iterator[None]:
             raise
 
 
+class TooSlow(Exception):
+    """No OSError, as TimeoutError is: those are caught on the way."""
+
+
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """TimeoutError in a block that takes longer."""
+    """TooSlow in a block that takes longer."""
     if not hasattr(signal, "setitimer"):
         pytest.skip("no interval timer here")
 
     def late(*_: Any) -> None:
-        raise TimeoutError(f"not done after {seconds:g} s")
+        raise TooSlow(f"not done after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -44,7 +44,9 @@ def variant(pipe, **components):
 # -------------------------------------------------------------------- perturbed-attention guidance
 @pytest.fixture
 def pag(pipe):
-    parts = {k: v for k, v in pipe.components.items() if k not in ("image_encoder", "feature_extractor")}
+    parts = {
+        k: v for k, v in pipe.components.items() if k not in ("image_encoder", "feature_extractor")
+    }
     pag = StableDiffusion3PAGPipeline(**parts, pag_applied_layers=["blocks.4"])
     pag.set_progress_bar_config(disable=True)
     return pag
@@ -105,7 +107,7 @@ def test_perturbed_guidance_records_as_many_pictures_as_there_are(pag):
 
 
 # ------------------------------------------------------------------------------------- callbacks
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="its tensor_inputs are hidden from diffusers")
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="its tensor_inputs are hidden")
 def test_generate_takes_a_callback_of_diffusers(pipe):
     cutoff = SD3CFGCutoffCallback(cutoff_step_ratio=0.5)
     assert dnb.generate(pipe, cat_and_umbrella(), [0], callback_on_step_end=cutoff, **QUICK)
@@ -197,9 +199,7 @@ def test_a_phrase_beyond_clip_is_refused_without_t5(pipe):
 def test_a_phrase_beyond_clip_is_refused_without_t5_and_its_tokenizer(pipe):
     layout = dnb.Layout(LONG, [dnb.Region("a blue cat", dnb.box(0, 0, 0.5, 1))])
     with pytest.raises(ValueError, match="cut off"):
-        dnb.preview(
-            layout, variant(pipe, text_encoder_3=None, tokenizer_3=None), t5_length=77
-        )
+        dnb.preview(layout, variant(pipe, text_encoder_3=None, tokenizer_3=None), t5_length=77)
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="F10: the phrase is blamed")
@@ -287,9 +287,7 @@ def test_progress_ends_at_its_total_with_other_sigmas(pipe):
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="the total is num_inference_steps")
 def test_progress_ends_at_its_total_from_a_picture(pipe):
     call = {"image": Image.new("RGB", (128, 128)), "strength": 0.5, "max_sequence_length": 44}
-    done, total = last_progress(
-        second(StableDiffusion3Img2ImgPipeline, pipe), guidance=4.0, **call
-    )
+    done, total = last_progress(second(StableDiffusion3Img2ImgPipeline, pipe), guidance=4.0, **call)
     assert done == total
 
 
