@@ -1,4 +1,4 @@
-"""The main job, shown: five prompts, the stock picture beside the steered one, and the scores."""
+"""A demonstration: five prompts, the stock picture beside the steered one, and the scores."""
 
 from __future__ import annotations
 
@@ -14,18 +14,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from densenb import metrics, plots
-from densenb.evaluate import (
-    aligned,
-    best_device,
-    draw,
-    latent_shape,
-    plain,
-    score_layout,
-    settings_of,
-)  # fmt: skip
+from densenb.evaluate import best_device, draw, latent_shape
 from densenb.layout import Layout, Region, box, ellipse
+from densenb.measuring import score_layout
 from densenb.modulation import DenseConfig, Rule
 from densenb.pipelines import generators, load, tier
+from densenb.tables import aligned, number, plain, settings_of
 from densenb.tiny.oracle import load_oracle
 
 SEEDS = (0, 1)
@@ -118,12 +112,13 @@ def run(
     Args:
         out: the folder, created when missing.
         fast: one seed a case instead of two.
-        pipe, oracle: by default the bundled ones.
-        cases, config: what is drawn, and how it is steered: by default with the best setting
-            measured for the miniature.
+        pipe: by default the bundled miniature.
+        oracle: by default the bundled one.
+        cases: the prompts and layouts to draw.
+        config: how pictures are steered; by default the best setting measured for the miniature.
 
     Returns:
-        What `metrics.json` holds: settings, one row for each case and run, and the means.
+        The content of `metrics.json`: settings, one row for each case and run, and the means.
     """
     began = time.perf_counter()
     out = Path(out)
@@ -137,17 +132,18 @@ def run(
     overview: dict[str, list[Image.Image]] = {"stock": [], "dense": []}
     total = len(cases) * len(seeds) * len(scores)
     with tqdm(total=total, unit="picture") as bar:
-        for number, case in enumerate(cases, 1):
-            bar.set_description(f"{number}/{len(cases)} {case.name}")
+        for place, case in enumerate(cases, 1):
+            bar.set_description(f"{place}/{len(cases)} {case.name}")
             drawn = {}
             masks = case.layout.pixel_masks(this.height, this.width)
             for name, rule in (("stock", None), ("dense", config)):
                 images = []
                 for generator in generators(seeds):
-                    # The noise that generate() would draw, so that `densenb generate` agrees.
+                    # the same noise as in generate(), so that `densenb generate` agrees
                     latents = torch.randn((1, *latent_shape(pipe)), generator=generator)
-                    sampling = (this.steps, this.guidance)
-                    images.append(draw(pipe, rule, [case.layout], latents, *sampling))
+                    images.append(
+                        draw(pipe, rule, [case.layout], latents, this.steps, this.guidance)
+                    )  # (1, 3, H, W)
                     bar.update()
                 found = score_layout(torch.cat(images), case.layout, oracle)
                 scores[name].append(found)
@@ -159,7 +155,7 @@ def run(
             figure = plots.before_after(
                 drawn["stock"], drawn["dense"], case.layout, case.layout.text, footer
             )
-            figure.savefig(out / f"{number}-{case.name}.png", dpi=110)
+            figure.savefig(out / f"{place}-{case.name}.png", dpi=110)
     plots.sheet(overview, side=192).save(out / "overview.png")
     means = [{"case": "all", "run": name, **_mean(parts)} for name, parts in scores.items()]
     report = plain(
@@ -187,17 +183,15 @@ def run(
 
 def _mean(parts: list[metrics.ObjectScores]) -> dict[str, float]:
     """Over the objects of all cases, however many each has."""
-    flat = [
-        metrics.ObjectScores(*(value.reshape(-1, 1) for value in vars(part).values()))
-        for part in parts
-    ]
-    return metrics.aggregate(metrics.ObjectScores.cat(flat))
+    fields = zip(*parts, strict=True)
+    joined = (torch.cat([values.flatten() for values in field]) for field in fields)
+    return metrics.aggregate(metrics.ObjectScores(*joined))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Stock and dense under each other, a pair of lines for each case."""
     lines = [["case", "run", *COLUMNS]]
     for row in rows:
-        cells = ["-" if row[name] is None else f"{row[name]:.0f}" for name in COLUMNS]
+        cells = [number(row[name], 0) for name in COLUMNS]
         lines.append([row["case"], row["run"], *cells])
     return aligned(lines)

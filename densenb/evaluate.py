@@ -22,11 +22,12 @@ from tqdm.auto import tqdm
 
 from densenb.attention import dense_attention
 from densenb.baselines import HardMask, MultiplyWeights, PaintWithWords, ScaleByArea, ScaleText
-from densenb.evaluation_log import FIELDS, Key, Log, features_of, result, scores_of
+from densenb.evaluation_log import Key, Log, features_of, result, scores_of
 from densenb.finite import check_finite
 from densenb.judges import Judge, OracleJudge, named_object, score_suite
 from densenb.layout import Layout, against_neighbours
 from densenb.measuring import measure, score_layout
+from densenb.metrics import ObjectScores
 from densenb.modulation import DenseConfig, Rule
 from densenb.pipelines import call_inputs, tier
 from densenb.stages import STAGES, TUNED_RANGE
@@ -202,7 +203,7 @@ def plan_jobs(
         "suite_seed": suite.seed,
         "first_scene": [shown.caption, *shown.phrases],  # should a suite's scenes ever change
         "judge": judge.name,
-        "scores": list(FIELDS),
+        "scores": list(ObjectScores._fields),
     }
     drawn = {
         "weights": weights_id(pipe.transformer),

@@ -406,9 +406,9 @@ def test_a_phrase_names_a_noun_and_up_to_two_colours():
 @pytest.mark.parametrize(
     ("phrase", "found"),
     [
-        ("a rose garden", "0 objects and 0 colours"),
-        ("a cat with a red umbrella", "2 objects and 1 colours"),
-        ("a red, blue and teal cat", "1 objects and 3 colours"),
+        ("a rose garden", "0 objects and 0 colors"),
+        ("a cat with a red umbrella", "2 objects and 1 colors"),
+        ("a red, blue and teal cat", "1 objects and 3 colors"),
     ],
 )
 def test_a_phrase_that_the_oracle_cannot_judge_is_refused(phrase, found):

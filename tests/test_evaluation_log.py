@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from densenb import metrics
-from densenb.evaluation_log import FIELDS, Key, Log, features_of, result, run_id, scores_of
+from densenb.evaluation_log import Key, Log, features_of, result, run_id, scores_of
 
+FIELDS = metrics.ObjectScores._fields
 SETTINGS = {"method": "stock", "suite": "test", "steps": 2}
 
 
@@ -81,7 +82,7 @@ def test_a_torn_last_line_is_forgiven_and_the_next_one_is_whole(path):
 def test_another_file_is_refused_and_left_alone(tmp_path, text):
     path = tmp_path / "table.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="is no log of `densenb evaluate`"):
+    with pytest.raises(ValueError, match="is not a log of `densenb evaluate`"):
         Log(path)
     assert path.read_text() == text
 

@@ -218,8 +218,8 @@ def test_masks_on_another_grid_are_refused():
 
 def test_scores_join_and_split_by_scene():
     good, bad = score([(LEFT, CAT, RED), (RIGHT, DOG, BLUE)]), score([])
-    both = metrics.ObjectScores.cat([good, bad])
-    assert len(both) == 2
+    both = metrics.ObjectScores(*map(torch.cat, zip(good, bad, strict=True)))
+    assert len(both.iou) == 2
     assert metrics.aggregate(both)["presence"] == 50
     assert metrics.aggregate(both.rows(torch.tensor([True, False])))["presence"] == 100
 
