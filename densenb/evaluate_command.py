@@ -104,8 +104,8 @@ def gallery(
     options: argparse.Namespace, pipe: Any, suites: dict[str, Suite], rows: list[dict[str, Any]]
 ) -> None:
     """A page of each method's worst scenes: `--gallery`."""
-    sections = {
-        name: failures.section(
+    sections = [
+        failures.section(
             options.gallery,
             suite,
             [row for row in rows if row["suite"] == name],
@@ -117,5 +117,5 @@ def gallery(
             batch_size=options.batch_size,
         )
         for name, suite in suites.items()
-    }
+    ]
     failures.write(options.gallery, f"What fails: {rows[0]['model']}", sections)
