@@ -15,7 +15,7 @@ import jinja2
 
 from densenb.evaluate import Artist, renders
 from densenb.pictures import overlay, region_colour
-from densenb.suites import SUITES, Suite
+from densenb.suites import SUITES, Suite, batches
 from densenb.tables import CEILING, GROUND_TRUTH, ends, number, won_lost
 
 QUALITY = 80  # of WebP
@@ -65,7 +65,7 @@ def section(
             continue
         scenes = worst_scenes(row, worst)
         shown = [scene for scene, _ in scenes]
-        columns = [("render", "renders", renders(lambda: suite.images), 0)]
+        columns = [("render", "renders", renders(suite), 0)]
         columns += [
             (f"{name}, seed {seed}", name, draw(name), seed) for seed in row["seeds"][:seeds]
         ]
@@ -117,8 +117,7 @@ def _save(
     (folder / place).mkdir(parents=True, exist_ok=True)
     files = {scene: place / f"scene-{scene:03}-seed-{seed}.webp" for scene in scenes}
     missing = [scene for scene in scenes if files[scene] not in drawn]
-    for start in range(0, len(missing), batch_size):
-        part = missing[start : start + batch_size]
+    for part in batches(missing, batch_size):
         for scene, picture in zip(part, draw([(seed, scene) for scene in part]), strict=True):
             masks = suite.layouts[scene].pixel_masks(*picture.shape[-2:])
             overlay(picture, masks).save(folder / files[scene], quality=QUALITY)

@@ -16,8 +16,8 @@ import transformers
 from PIL import Image
 
 from densenb import cli, demo, plots, suites
-from densenb.evaluate import named_object
 from densenb.finite import Overflow
+from densenb.judges import named_object
 from densenb.layout import Layout, Region, against_neighbours, box, ellipse
 from densenb.memory import Machine
 from densenb.modulation import DenseConfig
