@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from densenb import metrics, plots
 from densenb.evaluate import best_device, draw, latent_shape
 from densenb.layout import Layout, Region, box, ellipse
+from densenb.masks import Mask
 from densenb.measuring import score_layout
 from densenb.modulation import DenseConfig, Rule
 from densenb.pipelines import generators, load, tier
@@ -34,63 +35,54 @@ class Case:
     layout: Layout
 
 
+def _case(name: str, caption: str, masks: dict[str, Mask], background: str | None = None) -> Case:
+    regions = [Region(phrase, mask) for phrase, mask in masks.items()]
+    return Case(name, Layout(caption, regions, background))
+
+
 CASES = (
-    Case(
+    _case(
         "cat-umbrella",
-        Layout(
-            "cat with red umbrella",
-            [
-                Region("cat", box(0.06, 0.42, 0.50, 0.96)),
-                Region("red umbrella", ellipse(0.70, 0.30, 0.26, 0.25)),
-            ],
-        ),
+        "cat with red umbrella",
+        {"cat": box(0.06, 0.42, 0.50, 0.96), "red umbrella": ellipse(0.70, 0.30, 0.26, 0.25)},
     ),
-    Case(
+    _case(
         "squid-rose-garden",
-        Layout(
-            "A magnificent squid, shimmering in shades of deep indigo and vibrant teal, glides "
-            "gracefully through an enchanting rose garden where blossoms of crimson, blush, and "
-            "gold radiate under the soft, dappled sunlight",
-            [
-                Region(
-                    "A magnificent squid, shimmering in shades of deep indigo and vibrant teal",
-                    ellipse(0.36, 0.52, 0.30, 0.36),
-                )
-            ],
-            background="an enchanting rose garden",
-        ),
+        "A magnificent squid, shimmering in shades of deep indigo and vibrant teal, glides "
+        "gracefully through an enchanting rose garden where blossoms of crimson, blush, and "
+        "gold radiate under the soft, dappled sunlight",
+        {
+            "A magnificent squid, shimmering in shades of deep indigo and vibrant teal": ellipse(
+                0.36, 0.52, 0.30, 0.36
+            )
+        },
+        "an enchanting rose garden",
     ),
-    Case(
+    _case(
         "left-right",
-        Layout(
-            "a blue cat and an orange umbrella in a rose garden",
-            [
-                Region("a blue cat", box(0.05, 0.35, 0.50, 0.95)),
-                Region("an orange umbrella", ellipse(0.72, 0.40, 0.22, 0.30)),
-            ],
-            background="a rose garden",
-        ),
+        "a blue cat and an orange umbrella in a rose garden",
+        {
+            "a blue cat": box(0.05, 0.35, 0.50, 0.95),
+            "an orange umbrella": ellipse(0.72, 0.40, 0.22, 0.30),
+        },
+        "a rose garden",
     ),
-    Case(
+    _case(
         "three-objects",
-        Layout(
-            "a green frog, a purple octopus and a red fish on a beach",
-            [
-                Region("a green frog", box(0.04, 0.54, 0.44, 0.96)),
-                Region("a purple octopus", ellipse(0.30, 0.25, 0.22, 0.21)),
-                Region("a red fish", box(0.54, 0.40, 0.97, 0.80)),
-            ],
-        ),
+        "a green frog, a purple octopus and a red fish on a beach",
+        {
+            "a green frog": box(0.04, 0.54, 0.44, 0.96),
+            "a purple octopus": ellipse(0.30, 0.25, 0.22, 0.21),
+            "a red fish": box(0.54, 0.40, 0.97, 0.80),
+        },
     ),
-    Case(
+    _case(
         "against-the-caption",
-        Layout(
-            "a gray dog on the left and an orange cat on the right in a meadow",
-            [
-                Region("a gray dog", box(0.53, 0.38, 0.96, 0.94)),
-                Region("an orange cat", box(0.05, 0.38, 0.48, 0.94)),
-            ],
-        ),
+        "a gray dog on the left and an orange cat on the right in a meadow",
+        {
+            "a gray dog": box(0.53, 0.38, 0.96, 0.94),
+            "an orange cat": box(0.05, 0.38, 0.48, 0.94),
+        },
     ),
 )
 
@@ -141,9 +133,8 @@ def run(
                 for generator in generators(seeds):
                     # the same noise as in generate(), so that `densenb generate` agrees
                     latents = torch.randn((1, *latent_shape(pipe)), generator=generator)
-                    images.append(
-                        draw(pipe, rule, [case.layout], latents, this.steps, this.guidance)
-                    )  # (1, 3, H, W)
+                    picture = draw(pipe, rule, [case.layout], latents, this.steps, this.guidance)
+                    images.append(picture)  # (1, 3, H, W)
                     bar.update()
                 found = score_layout(torch.cat(images), case.layout, oracle)
                 scores[name].append(found)

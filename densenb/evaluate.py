@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from densenb.attention import dense_attention
 from densenb.baselines import HardMask, MultiplyWeights, PaintWithWords, ScaleByArea, ScaleText
-from densenb.evaluation_log import Key, Log, features_of, result, scores_of
+from densenb.evaluation_log import Key, Log, features_of, results, scores_of
 from densenb.finite import check_finite
 from densenb.judges import Judge, OracleJudge, score_suite
 from densenb.layout import Layout, against_neighbours
@@ -335,14 +335,7 @@ def judged(job: Job, keys: Sequence[Key], suite: Suite, judge: Judge) -> list[di
         scores, features = None, judge.features(images)
     else:
         scores, features = score_suite(judge, images, suite, [key.scene for key in keys])
-    return [
-        result(
-            key,
-            None if scores is None else scores.rows(index),
-            None if features is None else features[index],
-        )
-        for index, key in enumerate(keys)
-    ]
+    return results(keys, scores, features)
 
 
 def _dtype(pipe: Any) -> str:

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,7 @@ def gallery(
             options.gallery,
             suite,
             [row for row in rows if row["suite"] == name],
-            lambda method, suite=suite: artist(
-                pipe, method, suite, options.steps, options.guidance
-            ),
+            partial(artist, pipe, suite=suite, steps=options.steps, guidance=options.guidance),
             options.worst,
             against=options.against,
             batch_size=options.batch_size,

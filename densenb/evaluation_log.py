@@ -17,11 +17,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import os
 import platform
 import warnings
 from collections.abc import Iterable, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,21 +55,21 @@ def run_id(settings: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def result(key: Key, scores: ObjectScores | None, features: Tensor | None) -> dict[str, Any]:
-    """A picture's line: scores of its objects [N] each, and features [d] in float16.
+def results(
+    keys: Sequence[Key], scores: ObjectScores | None, features: Tensor | None
+) -> list[dict[str, Any]]:
+    """A line for each of B pictures: scores [B, N] of its objects, and features [B, d] in float16.
 
-    `scores` of the line has a list for each field of `ObjectScores`, None for what is not defined.
+    `scores` of a line has a list for each field of `ObjectScores`, None for undefined values.
     """
-    line: dict[str, Any] = {**key._asdict(), "scores": None, "features": None}
+    lines: list[dict[str, Any]] = [{**k._asdict(), "scores": None, "features": None} for k in keys]
     if scores is not None:
-        line["scores"] = [
-            [None if math.isnan(value) else round(value, DIGITS) for value in row.tolist()]
-            for row in scores
-        ]
+        for line, fields in zip(lines, torch.stack(scores, 1).tolist(), strict=True):
+            line["scores"] = [[None if isnan(v) else round(v, DIGITS) for v in f] for f in fields]
     if features is not None:
-        half = features.half().numpy().astype("<f2").tobytes()
-        line["features"] = base64.b64encode(half).decode()
-    return line
+        for line, row in zip(lines, features.half().numpy().astype("<f2"), strict=True):
+            line["features"] = base64.b64encode(row.tobytes()).decode()
+    return lines
 
 
 def scores_of(lines: Sequence[dict[str, Any]]) -> ObjectScores:
@@ -166,7 +166,7 @@ class Log:
         return run
 
     def add(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Keep lines of `result`, in the file too."""
+        """Keep lines of `results`, in the file too."""
         self.lines |= {key_of(line): line for line in lines}
         self._append(lines)
 

@@ -58,33 +58,41 @@ def section(
         batch_size: pictures to draw at a time.
     """
     drawn: set[Path] = set()
+
+    def saved(name: str, artist: Artist, seed: int, scenes: list[int]) -> dict[int, str]:
+        """Draw the scenes that are not drawn yet; scene -> its file, relative to the folder."""
+        place = Path("pictures", suite.name, name)
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        files = {scene: place / f"scene-{scene:03}-seed-{seed}.webp" for scene in scenes}
+        missing = [scene for scene in scenes if files[scene] not in drawn]
+        for part in batches(missing, batch_size):
+            pictures = artist([(seed, scene) for scene in part])  # (B, 3, H, W)
+            for scene, picture in zip(part, pictures, strict=True):
+                masks = suite.layouts[scene].pixel_masks(*picture.shape[-2:])
+                overlay(picture, masks).save(folder / files[scene], quality=QUALITY)
+        drawn.update(files.values())
+        return {scene: file.as_posix() for scene, file in files.items()}
+
     methods = []
     for row in rows:
         name = row["method"]
         if name in (GROUND_TRUTH, CEILING):
             continue
-        scenes = worst_scenes(row, worst)
-        shown = [scene for scene, _ in scenes]
-        columns = [("render", "renders", renders(suite), 0)]
-        columns += [
-            (f"{name}, seed {seed}", name, draw(name), seed) for seed in row["seeds"][:seeds]
-        ]
+        scores = dict(worst_scenes(row, worst))
+        figures = {"render": saved("renders", renders(suite), 0, list(scores))}
+        shown = [(name, seed) for seed in row["seeds"][:seeds]]
         if against not in (None, name):
-            seed = row["seeds"][0]
-            columns.append((f"{against}, seed {seed}", against, draw(against), seed))
-        titles = [title for title, *_ in columns]
-        files = [_save(folder, suite, drawn, *column, shown, batch_size) for _, *column in columns]
-        cards = [
-            {
-                "scene": scene,
-                "score": score,
-                "layout": suite.layouts[scene],
-                "figures": list(zip(titles, paths, strict=True)),
-            }
-            for (scene, score), *paths in zip(scenes, *files, strict=True)
-        ]
-        methods.append((row, cards))
-    return {"name": suite.name, "about": SUITES[suite.name].about, "methods": methods}
+            shown.append((against, row["seeds"][0]))
+        for method, seed in shown:
+            files = saved(method, draw(method), seed, list(scores))
+            figures[f"{method}, seed {seed}"] = files
+        methods.append({"row": row, "scores": scores, "figures": figures})
+    return {
+        "name": suite.name,
+        "about": SUITES[suite.name].about,
+        "layouts": suite.layouts,
+        "methods": methods,
+    }
 
 
 def write(folder: Path, title: str, sections: Sequence[dict[str, Any]]) -> Path:
@@ -100,26 +108,3 @@ def write(folder: Path, title: str, sections: Sequence[dict[str, Any]]) -> Path:
     path = folder / "index.html"
     path.write_text(page, encoding="utf-8")
     return path
-
-
-def _save(
-    folder: Path,
-    suite: Suite,
-    drawn: set[Path],
-    name: str,
-    draw: Artist,
-    seed: int,
-    scenes: Sequence[int],
-    batch_size: int,
-) -> list[str]:
-    """Draw scenes into files, except those in `drawn`, which grows; return paths in the folder."""
-    place = Path("pictures", suite.name, name)
-    (folder / place).mkdir(parents=True, exist_ok=True)
-    files = {scene: place / f"scene-{scene:03}-seed-{seed}.webp" for scene in scenes}
-    missing = [scene for scene in scenes if files[scene] not in drawn]
-    for part in batches(missing, batch_size):
-        for scene, picture in zip(part, draw([(seed, scene) for scene in part]), strict=True):
-            masks = suite.layouts[scene].pixel_masks(*picture.shape[-2:])
-            overlay(picture, masks).save(folder / files[scene], quality=QUALITY)
-    drawn.update(files.values())
-    return [files[scene].as_posix() for scene in scenes]

@@ -180,13 +180,12 @@ def paired(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------- text
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as aligned text, a block for each suite; a dash where a score is not defined."""
-    suites = dict.fromkeys((row["suite"], row["model"]) for row in rows)
-    blocks = []
-    for suite, model in suites:
-        chosen = [row for row in rows if (row["suite"], row["model"]) == (suite, model)]
-        title = [] if len(suites) == 1 else [f"{suite}, {model}"]
-        blocks.append("\n".join([*title, _block(chosen)]))
-    return "\n\n".join(blocks)
+    suites: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        suites.setdefault(f"{row['suite']}, {row['model']}", []).append(row)
+    if len(suites) == 1:
+        return _block(rows)
+    return "\n\n".join(f"{title}\n{_block(chosen)}" for title, chosen in suites.items())
 
 
 def _block(rows: Sequence[dict[str, Any]]) -> str:
