@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from densenb import plots
 from densenb.attention import dense_attention
@@ -49,7 +48,6 @@ def run(
     dtype: torch.dtype | None = None,
     t5: bool = True,
     pipe: Any = None,
-    cases: Sequence[Case] = CASES[:2],
 ) -> dict[str, Any]:
     """Draw every case with every method, and write it all under `out` and into `out`.zip.
 
@@ -59,7 +57,7 @@ def run(
 
     Raises ValueError, before any sampling, when the model cannot be loaded here.
     """
-    out = Path(out)
+    out, cases = Path(out), CASES[:2]
     pipe = load(model, best_device(), dtype, t5=t5) if pipe is None else pipe
     this = tier(pipe)
     steps, guidance = sampling(pipe, steps, guidance)
@@ -83,7 +81,6 @@ def run(
     }
     footer = f"{replace(this, steps=steps, guidance=guidance).stamp(seeds)} from the top"
     for case in cases:
-        stock: list[Image.Image] = []
         for name, rule in METHODS.items():
             began = time.perf_counter()
             images = generate(pipe, case.layout, seeds, rule, steps=steps, guidance=guidance)
@@ -93,7 +90,7 @@ def run(
                 image.save(out / file)
                 row = {"case": case.name, "method": name, "seed": seed, "file": file}
                 report["pictures"].append(row | {"seconds": round(seconds, 1)})
-            if rule is None:
+            if rule is None:  # the first method
                 stock = images
                 continue
             title = f"{case.layout.text} ({name})"
@@ -110,9 +107,9 @@ def run(
     return report
 
 
-def prove(pipe: Any, case: Case, steps: int = 2) -> dict[str, Any]:
+def prove(pipe: Any, case: Case) -> dict[str, Any]:
     """Automatic checks: layers that were patched, strength 0 against stock, finite numbers."""
-    options = {"num_inference_steps": steps, "output_type": "latent"}
+    options = {"num_inference_steps": 2, "output_type": "latent"}
     inputs = call_inputs(pipe, case.layout, None, **options)
     latents = [pipe(**inputs, generator=generators([0])).images]
     for rule in (NOTHING, DenseConfig()):

@@ -36,6 +36,7 @@ def method_row(
     suite: Suite,
     fixed: dict[str, Any],
     rule: Rule | None,
+    headline: str | None = None,
 ) -> dict[str, Any]:
     """The row of a method.
 
@@ -44,6 +45,7 @@ def method_row(
         features: [seeds * S, d] of its pictures, or None.
         reference: [S, d] of renders, or None.
         fixed: values that all rows of a table share.
+        headline: the score to rank by; by default see `headline_of`.
     """
     objects = (suite.scenes.noun >= 0).sum(1)  # (S,)
     repeated = objects.repeat(len(scores.iou) // len(suite))  # (seeds * S,)
@@ -51,11 +53,11 @@ def method_row(
         str(number): metrics.aggregate(scores.rows(repeated == number))["presence"]
         for number in objects.unique().tolist()
     }
-    headline = headline_of(suite, scores)
+    headline = headline or headline_of(suite, scores)
     values = getattr(scores, metrics.SCORES[headline])  # (seeds * S, N)
     quality = None
-    compare = features is not None and reference is not None
-    if compare and min(len(features), len(reference)) >= FEWEST_FOR_QUALITY:
+    known = features is not None and reference is not None
+    if known and min(len(features), len(reference)) >= FEWEST_FOR_QUALITY:
         quality = metrics.kid(features, reference, torch.Generator().manual_seed(0))[0]
     row = {
         "method": method,
@@ -66,7 +68,7 @@ def method_row(
         **fixed,
         "settings": settings_of(rule),
     }
-    if method == GROUND_TRUTH:  # nothing was sampled
+    if method in (GROUND_TRUTH, CEILING):  # nothing was sampled
         row |= dict.fromkeys(SAMPLING)
     return plain(row)
 
@@ -85,20 +87,11 @@ def ceiling_row(pipe: Any, suite: Suite, fixed: dict[str, Any], headline: str) -
     token = pipe.vae_scale_factor * pipe.transformer.config.patch_size
     rows, cols = this.height // token, this.width // token
     best = metrics.token_grid_ceiling(suite.masks, rows, cols, boxes=headline == "box_iou")
-    if headline == "phrase_binding":  # no overlap, so there is no such ceiling
-        best = torch.full_like(best, torch.nan)
-    row = {
-        "method": CEILING,
-        **dict.fromkeys(metrics.SCORES),
-        headline: 100 * best.nanmean().item(),
-        **_by_scene(headline, best, suite),
-        "presence_by_objects": {},
-        "quality": None,
-        **fixed,
-        **dict.fromkeys(SAMPLING),
-        "settings": {},
-    }
-    return plain(row)
+    scores = metrics.ObjectScores.undefined(*best.shape)  # (S, N)
+    if headline != "phrase_binding":  # it is not an overlap
+        scores = scores._replace(**{metrics.SCORES[headline]: best})
+    row = method_row(CEILING, scores, None, None, suite, fixed, None, headline)
+    return row | {"presence_by_objects": {}}
 
 
 def _by_scene(headline: str, values: Tensor, suite: Suite) -> dict[str, Any]:
