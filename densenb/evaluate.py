@@ -4,7 +4,7 @@ Methods and suites are two small registries. A method turns a pipeline into a *r
 `dense_attention` (a `DenseConfig` or a baseline), or into None for the stock pipeline; a suite
 (`suites.py`) turns a count and a seed into scenes. Every method gets the same captions, masks and
 noise. A judge (`judges.py`) scores the pictures, a log (`evaluation_log.py`) keeps the scores, and
-rows are made from the log (`tables.py`).
+`tables.py` turns the log into rows.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def evaluate_each(
         device: by default CUDA where there is one.
         steps, guidance: by default the tier's.
         judge: scores the pictures, see `judges`; by default the bundled oracle.
-        log: a `Log` with a file keeps every finished picture's scores, and is not drawn again.
+        log: with a file, it keeps the scores of every picture; pictures in it are not drawn again.
 
     Raises:
         ValueError: for an unknown method (with near names) or a count below 1, before any work.

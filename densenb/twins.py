@@ -43,4 +43,4 @@ def _distance_to_centre(masks: Tensor) -> Tensor:
     area = masks.sum((-2, -1), keepdim=True).clamp(min=1)
     centre_y = (masks * y).sum((-2, -1), keepdim=True) / area
     centre_x = (masks * x).sum((-2, -1), keepdim=True) / area
-    return torch.hypot(y - centre_y, x - centre_x)
+    return torch.hypot(y - centre_y, x - centre_x)  # (T, h, w)
