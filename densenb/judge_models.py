@@ -28,7 +28,18 @@ class Boxes:
     score: Tensor
 
 
-class Detector:
+class _Model:
+    """A model of transformers with its processor."""
+
+    def __init__(self, model: Any, processor: Any):
+        self.model, self.processor = model.eval(), processor
+
+    def to(self, device: str) -> _Model:
+        self.model.to(device)
+        return self
+
+
+class Detector(_Model):
     """A zero-shot detector of transformers (OWL-ViT, OWLv2, Grounding DINO).
 
     Args:
@@ -37,15 +48,11 @@ class Detector:
     """
 
     def __init__(self, model: Any, processor: Any, threshold: float | None = None):
-        self.model, self.processor = model.eval(), processor
+        super().__init__(model, processor)
         self.options = {} if threshold is None else {"threshold": threshold}
         # OWL joins the texts of several pictures only if all are padded to the longest possible
         owl = model.config.model_type.startswith("owl")
         self.padding = "max_length" if owl else "longest"
-
-    def to(self, device: str) -> Detector:
-        self.model.to(device)
-        return self
 
     @torch.inference_mode()
     def find(self, images: Tensor, phrases: Sequence[str]) -> list[Boxes]:
@@ -77,15 +84,8 @@ class Detector:
         return found
 
 
-class Clip:
+class Clip(_Model):
     """A CLIP of transformers: embeddings of length 1 of pictures and of texts."""
-
-    def __init__(self, model: Any, processor: Any):
-        self.model, self.processor = model.eval(), processor
-
-    def to(self, device: str) -> Clip:
-        self.model.to(device)
-        return self
 
     @torch.inference_mode()
     def pictures(self, images: Sequence[Tensor]) -> Tensor:

@@ -55,10 +55,6 @@ class ObjectScores(NamedTuple):
         """NaN for every score."""
         return ObjectScores(*torch.full((len(ObjectScores._fields), *shape), torch.nan))
 
-    def rows(self, chosen: Tensor | int) -> ObjectScores:
-        """The scores of some scenes (an index or a boolean mask over B)."""
-        return ObjectScores(*(values[chosen] for values in self))
-
 
 SCORES = {
     "mIoU": "iou",

@@ -47,14 +47,12 @@ def method_row(
         fixed: values that all rows of a table share.
         headline: the score to rank by; by default see `headline_of`.
     """
-    objects = (suite.scenes.noun >= 0).sum(1)  # (S,)
-    repeated = objects.repeat(len(scores.iou) // len(suite))  # (seeds * S,)
-    by_objects = {
-        str(number): metrics.aggregate(scores.rows(repeated == number))["presence"]
-        for number in objects.unique().tolist()
-    }
     headline = headline or headline_of(suite, scores)
     values = getattr(scores, metrics.SCORES[headline])  # (seeds * S, N)
+    by_scene = torch.cat(values.split(len(suite)), 1)  # (S, seeds * N)
+    interval = metrics.bootstrap_interval(by_scene, torch.Generator().manual_seed(0))
+    objects = (suite.scenes.noun >= 0).sum(1)  # (S,)
+    repeated = objects.repeat(len(values) // len(suite))  # (seeds * S,)
     quality = None
     known = features is not None and reference is not None
     if known and min(len(features), len(reference)) >= FEWEST_FOR_QUALITY:
@@ -62,8 +60,14 @@ def method_row(
     row = {
         "method": method,
         **metrics.aggregate(scores),
-        **_by_scene(headline, torch.cat(values.split(len(suite)), 1), suite),
-        "presence_by_objects": by_objects,
+        "headline": headline,
+        "interval": [100 * end for end in interval],
+        f"{headline}_by_scene": (100 * by_scene.nanmean(1)).tolist(),
+        "objects_by_scene": objects.tolist(),
+        "presence_by_objects": {
+            str(number): 100 * scores.present[repeated == number].nanmean().item()
+            for number in objects.unique().tolist()
+        },
         "quality": quality,
         **fixed,
         "settings": settings_of(rule),
@@ -92,17 +96,6 @@ def ceiling_row(pipe: Any, suite: Suite, fixed: dict[str, Any], headline: str) -
         scores = scores._replace(**{metrics.SCORES[headline]: best})
     row = method_row(CEILING, scores, None, None, suite, fixed, None, headline)
     return row | {"presence_by_objects": {}}
-
-
-def _by_scene(headline: str, values: Tensor, suite: Suite) -> dict[str, Any]:
-    """Interval and means by scene of the headline score, from values [S, seeds * N] in [0, 1]."""
-    ends = metrics.bootstrap_interval(values, torch.Generator().manual_seed(0))
-    return {
-        "headline": headline,
-        "interval": [100 * end for end in ends],
-        f"{headline}_by_scene": (100 * values.nanmean(1)).tolist(),
-        "objects_by_scene": [len(layout.regions) for layout in suite.layouts],
-    }
 
 
 def settings_of(rule: Rule | None) -> dict[str, Any]:
