@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -281,13 +282,10 @@ def crop(image: Tensor, masks: Tensor, slot: int) -> Tensor:
 
 def asked_slots(phrases: Sequence[Sequence[str]], masks: Tensor) -> list[dict[str, list[int]]]:
     """For each picture, its phrases and the slots of their masks that are not empty."""
-    asked: list[dict[str, list[int]]] = []
-    for row, mask in zip(phrases, masks, strict=True):
-        slots: dict[str, list[int]] = {}
-        for slot, phrase in enumerate(row):
-            if mask[slot].any():
-                slots.setdefault(phrase, []).append(slot)
-        asked.append(slots)
+    asked: list[dict[str, list[int]]] = [defaultdict(list) for _ in phrases]
+    for row, slot in masks.flatten(2).any(-1).nonzero().tolist():
+        if slot < len(phrases[row]):
+            asked[row][phrases[row][slot]].append(slot)
     return asked
 
 

@@ -79,7 +79,7 @@ def to_grid(masks: Tensor, rows: int = GRID, cols: int = GRID) -> Tensor:
 
     A cell is in when at least half of its area is.
     """
-    flat = masks.reshape(-1, 1, *masks.shape[-2:]).float()
+    flat = masks.reshape(-1, 1, *masks.shape[-2:]).float()  # (M, 1, H, W)
     # The small slack keeps an exact half in, whatever the order of the additions.
     cells = F.adaptive_avg_pool2d(flat, (rows, cols)) >= 0.5 - 1e-6
     return cells.reshape(*masks.shape[:-2], rows, cols)
@@ -104,8 +104,9 @@ def object_pixels(noun_map: Tensor, masks: Tensor, noun: Tensor) -> Tensor:
     Returns:
         [B, N, h, w] bool, empty for empty slots.
     """
-    pixels = (noun_map[:, None] == noun[..., None, None] + 1) & (noun >= 0)[..., None, None]
-    placed = (noun >= 0) & masks.any(-1).any(-1)
+    shown = noun_map[:, None] == noun[..., None, None] + 1  # (B, N, h, w)
+    pixels = shown & (noun >= 0)[..., None, None]
+    placed = (noun >= 0) & masks.any(-1).any(-1)  # (B, N)
     for scene in range(len(noun)):
         for repeated in noun[scene][placed[scene]].unique():
             twins = (placed[scene] & (noun[scene] == repeated)).nonzero()[:, 0]
@@ -262,7 +263,7 @@ def token_grid_ceiling(
     is) and compared, on the scoring grid, with itself: by their bounding boxes if `boxes`. NaN for
     an empty mask.
     """
-    fine = to_grid(masks)
+    fine = to_grid(masks)  # (..., GRID, GRID)
     share = F.adaptive_avg_pool2d(fine.reshape(-1, 1, GRID, GRID).float(), (rows, cols))
     best = share.amax((-2, -1), keepdim=True)
     tokens = (share >= 0.5 - 1e-6) | ((best < 0.5 - 1e-6) & (share == best))

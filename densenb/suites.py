@@ -1,6 +1,6 @@
 """Suites: scenes of the synthetic world with layouts, renders, masks and noise to measure on.
 
-A suite turns a count and a seed into scenes of one kind (`KINDS`). `tune` is for choosing settings,
+A suite turns a count and a seed into scenes of one `Kind`. `tune` is for choosing settings,
 `test` for reporting them: they share neither scenes nor noise.
 """
 
@@ -23,7 +23,7 @@ from densenb.metrics import bounding_box
 from densenb.tiny import arrangements, captions
 from densenb.tiny.world import Scenes, shared_world, visible
 
-SIDE = 256  # pixels: what the oracle reads
+SIDE = 256  # pixels: the size that the oracle reads
 RENDER_BATCH = 32
 REFERENCE_SEED = 1_000_000  # added to a suite's seed for the renders of the quality score
 DAB, BRUSH = 8, 16  # pixels between the dabs of a brush, and its radius
@@ -53,11 +53,11 @@ def brush_over(mask: Tensor) -> Mask:
     Dabs on a lattice, one wherever the object is near: its outline is lost, all of it is covered.
     """
     height, width = mask.shape
-    touched = F.max_pool2d(mask[None].float(), DAB, ceil_mode=True)[0]
-    dabs = (touched.nonzero() + 0.5) * DAB
+    touched = F.max_pool2d(mask[None].float(), DAB, ceil_mode=True)[0]  # a coarse (h, w)
+    dabs = (touched.nonzero() + 0.5) * DAB  # (K, 2): y and x of their centers
     y = torch.arange(height)[:, None] + 0.5
     x = torch.arange(width)[None, :] + 0.5
-    distance = torch.hypot(y - dabs[:, :1, None], x - dabs[:, 1:, None])
+    distance = torch.hypot(y - dabs[:, :1, None], x - dabs[:, 1:, None])  # (K, H, W)
     return mask_from_array((distance <= BRUSH).any(0))
 
 
@@ -95,8 +95,8 @@ def kinds(split: str) -> dict[str, Kind]:
         "four": Kind(
             "four objects that overlap little", arrangements.uncrowded(split, (4,)), **main
         ),
-        "same-noun": Kind("one noun twice, in two colours", arrangements.same_noun(split)),
-        "same-colour": Kind("two nouns in one colour", arrangements.same_colour(split)),
+        "same-noun": Kind("one noun twice, in two colors", arrangements.same_noun(split)),
+        "same-colour": Kind("two nouns in one color", arrangements.same_colour(split)),
         "tiny": Kind(
             "one to three objects that cover 3 to 10 % of the picture each",
             arrangements.tiny(split),
@@ -119,7 +119,7 @@ def kinds(split: str) -> dict[str, Kind]:
             shape=brush_over,
         ),
         "swapped-colours": Kind(
-            "pairs of scenes that differ by whose colour is whose: who goes by what is likely"
+            "pairs of scenes that differ in which object has which color: guessing the likely one"
             " is wrong in one of them",
             arrangements.swapped_colours(split),
         ),
