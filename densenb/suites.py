@@ -95,8 +95,8 @@ def kinds(split: str) -> dict[str, Kind]:
         "four": Kind(
             "four objects that overlap little", arrangements.uncrowded(split, (4,)), **main
         ),
-        "same-noun": Kind("one noun twice, in two colors", arrangements.same_noun(split)),
-        "same-colour": Kind("two nouns in one color", arrangements.same_colour(split)),
+        "same-noun": Kind("one noun twice, in two colours", arrangements.same_noun(split)),
+        "same-colour": Kind("two nouns in one colour", arrangements.same_colour(split)),
         "tiny": Kind(
             "one to three objects that cover 3 to 10 % of the picture each",
             arrangements.tiny(split),
@@ -119,7 +119,7 @@ def kinds(split: str) -> dict[str, Kind]:
             shape=brush_over,
         ),
         "swapped-colours": Kind(
-            "pairs of scenes that differ in which object has which color: guessing the likely one"
+            "pairs of scenes that differ by whose colour is whose: who goes by what is likely"
             " is wrong in one of them",
             arrangements.swapped_colours(split),
         ),
