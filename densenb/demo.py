@@ -1,4 +1,4 @@
-"""The main job, shown: five prompts, the stock picture beside the steered one, and the scores."""
+"""A demonstration: five prompts, the stock picture beside the steered one, and the scores."""
 
 from __future__ import annotations
 
@@ -14,18 +14,13 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from densenb import metrics, plots
-from densenb.evaluate import (
-    aligned,
-    best_device,
-    draw,
-    latent_shape,
-    plain,
-    score_layout,
-    settings_of,
-)  # fmt: skip
+from densenb.evaluate import best_device, draw, latent_shape
 from densenb.layout import Layout, Region, box, ellipse
+from densenb.masks import Mask
+from densenb.measuring import score_layout
 from densenb.modulation import DenseConfig, Rule
 from densenb.pipelines import generators, load, tier
+from densenb.tables import aligned, number, plain, settings_of
 from densenb.tiny.oracle import load_oracle
 
 SEEDS = (0, 1)
@@ -40,63 +35,54 @@ class Case:
     layout: Layout
 
 
+def _case(name: str, caption: str, masks: dict[str, Mask], background: str | None = None) -> Case:
+    regions = [Region(phrase, mask) for phrase, mask in masks.items()]
+    return Case(name, Layout(caption, regions, background))
+
+
 CASES = (
-    Case(
+    _case(
         "cat-umbrella",
-        Layout(
-            "cat with red umbrella",
-            [
-                Region("cat", box(0.06, 0.42, 0.50, 0.96)),
-                Region("red umbrella", ellipse(0.70, 0.30, 0.26, 0.25)),
-            ],
-        ),
+        "cat with red umbrella",
+        {"cat": box(0.06, 0.42, 0.50, 0.96), "red umbrella": ellipse(0.70, 0.30, 0.26, 0.25)},
     ),
-    Case(
+    _case(
         "squid-rose-garden",
-        Layout(
-            "A magnificent squid, shimmering in shades of deep indigo and vibrant teal, glides "
-            "gracefully through an enchanting rose garden where blossoms of crimson, blush, and "
-            "gold radiate under the soft, dappled sunlight",
-            [
-                Region(
-                    "A magnificent squid, shimmering in shades of deep indigo and vibrant teal",
-                    ellipse(0.36, 0.52, 0.30, 0.36),
-                )
-            ],
-            background="an enchanting rose garden",
-        ),
+        "A magnificent squid, shimmering in shades of deep indigo and vibrant teal, glides "
+        "gracefully through an enchanting rose garden where blossoms of crimson, blush, and "
+        "gold radiate under the soft, dappled sunlight",
+        {
+            "A magnificent squid, shimmering in shades of deep indigo and vibrant teal": ellipse(
+                0.36, 0.52, 0.30, 0.36
+            )
+        },
+        "an enchanting rose garden",
     ),
-    Case(
+    _case(
         "left-right",
-        Layout(
-            "a blue cat and an orange umbrella in a rose garden",
-            [
-                Region("a blue cat", box(0.05, 0.35, 0.50, 0.95)),
-                Region("an orange umbrella", ellipse(0.72, 0.40, 0.22, 0.30)),
-            ],
-            background="a rose garden",
-        ),
+        "a blue cat and an orange umbrella in a rose garden",
+        {
+            "a blue cat": box(0.05, 0.35, 0.50, 0.95),
+            "an orange umbrella": ellipse(0.72, 0.40, 0.22, 0.30),
+        },
+        "a rose garden",
     ),
-    Case(
+    _case(
         "three-objects",
-        Layout(
-            "a green frog, a purple octopus and a red fish on a beach",
-            [
-                Region("a green frog", box(0.04, 0.54, 0.44, 0.96)),
-                Region("a purple octopus", ellipse(0.30, 0.25, 0.22, 0.21)),
-                Region("a red fish", box(0.54, 0.40, 0.97, 0.80)),
-            ],
-        ),
+        "a green frog, a purple octopus and a red fish on a beach",
+        {
+            "a green frog": box(0.04, 0.54, 0.44, 0.96),
+            "a purple octopus": ellipse(0.30, 0.25, 0.22, 0.21),
+            "a red fish": box(0.54, 0.40, 0.97, 0.80),
+        },
     ),
-    Case(
+    _case(
         "against-the-caption",
-        Layout(
-            "a gray dog on the left and an orange cat on the right in a meadow",
-            [
-                Region("a gray dog", box(0.53, 0.38, 0.96, 0.94)),
-                Region("an orange cat", box(0.05, 0.38, 0.48, 0.94)),
-            ],
-        ),
+        "a gray dog on the left and an orange cat on the right in a meadow",
+        {
+            "a gray dog": box(0.53, 0.38, 0.96, 0.94),
+            "an orange cat": box(0.05, 0.38, 0.48, 0.94),
+        },
     ),
 )
 
@@ -118,12 +104,13 @@ def run(
     Args:
         out: the folder, created when missing.
         fast: one seed a case instead of two.
-        pipe, oracle: by default the bundled ones.
-        cases, config: what is drawn, and how it is steered: by default with the best setting
-            measured for the miniature.
+        pipe: by default the bundled miniature.
+        oracle: by default the bundled one.
+        cases: the prompts and layouts to draw.
+        config: how pictures are steered; by default the best setting measured for the miniature.
 
     Returns:
-        What `metrics.json` holds: settings, one row for each case and run, and the means.
+        The content of `metrics.json`: settings, one row for each case and run, and the means.
     """
     began = time.perf_counter()
     out = Path(out)
@@ -137,17 +124,17 @@ def run(
     overview: dict[str, list[Image.Image]] = {"stock": [], "dense": []}
     total = len(cases) * len(seeds) * len(scores)
     with tqdm(total=total, unit="picture") as bar:
-        for number, case in enumerate(cases, 1):
-            bar.set_description(f"{number}/{len(cases)} {case.name}")
+        for place, case in enumerate(cases, 1):
+            bar.set_description(f"{place}/{len(cases)} {case.name}")
             drawn = {}
             masks = case.layout.pixel_masks(this.height, this.width)
             for name, rule in (("stock", None), ("dense", config)):
                 images = []
                 for generator in generators(seeds):
-                    # The noise that generate() would draw, so that `densenb generate` agrees.
+                    # the same noise as in generate(), so that `densenb generate` agrees
                     latents = torch.randn((1, *latent_shape(pipe)), generator=generator)
-                    sampling = (this.steps, this.guidance)
-                    images.append(draw(pipe, rule, [case.layout], latents, *sampling))
+                    picture = draw(pipe, rule, [case.layout], latents, this.steps, this.guidance)
+                    images.append(picture)  # (1, 3, H, W)
                     bar.update()
                 found = score_layout(torch.cat(images), case.layout, oracle)
                 scores[name].append(found)
@@ -159,7 +146,7 @@ def run(
             figure = plots.before_after(
                 drawn["stock"], drawn["dense"], case.layout, case.layout.text, footer
             )
-            figure.savefig(out / f"{number}-{case.name}.png", dpi=110)
+            figure.savefig(out / f"{place}-{case.name}.png", dpi=110)
     plots.sheet(overview, side=192).save(out / "overview.png")
     means = [{"case": "all", "run": name, **_mean(parts)} for name, parts in scores.items()]
     report = plain(
@@ -187,17 +174,15 @@ def run(
 
 def _mean(parts: list[metrics.ObjectScores]) -> dict[str, float]:
     """Over the objects of all cases, however many each has."""
-    flat = [
-        metrics.ObjectScores(*(value.reshape(-1, 1) for value in vars(part).values()))
-        for part in parts
-    ]
-    return metrics.aggregate(metrics.ObjectScores.cat(flat))
+    fields = zip(*parts, strict=True)
+    joined = (torch.cat([values.flatten() for values in field]) for field in fields)
+    return metrics.aggregate(metrics.ObjectScores(*joined))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Stock and dense under each other, a pair of lines for each case."""
     lines = [["case", "run", *COLUMNS]]
     for row in rows:
-        cells = ["-" if row[name] is None else f"{row[name]:.0f}" for name in COLUMNS]
+        cells = [number(row[name], 0) for name in COLUMNS]
         lines.append([row["case"], row["run"], *cells])
     return aligned(lines)

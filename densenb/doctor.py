@@ -1,4 +1,4 @@
-"""What will run on this machine, what will not, and what to do about it: for before class."""
+"""What will run on this machine, what will not, and what to do about it: run it before class."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Finding:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of every package that matters; "not installed" for one that is missing."""
+    """Versions of Python and of the main packages; "not installed" for one that is missing."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -48,7 +48,7 @@ def versions() -> dict[str, str]:
 
 
 def examine_tiny() -> Finding:
-    """One step of one small picture by the miniature."""
+    """Whether the miniature can draw: one step of one small picture."""
     layout = Layout("a blue cat on a beach", [Region("a blue cat", box(0.1, 0.3, 0.6, 0.9))])
     try:
         generate(load("tiny"), layout, seeds=[0], steps=1, height=64, width=64)
@@ -58,58 +58,52 @@ def examine_tiny() -> Finding:
 
 
 def examine_real(name: str, plan: MemoryPlan) -> Finding:
-    """Whether "medium" or "large" fits by its plan, and may be downloaded, or is here already."""
+    """Whether "medium" or "large" fits by its plan, and is downloaded already or may be."""
     reasons = list(plan.problems)
-    there = is_cached(name, plan.precisions)
-    try:
-        check_access(name)
-        source = "downloaded already" if there else f"{plan.download_gb:.1f} GB to download"
-    except NoAccess as error:
-        source = "downloaded already"
-        if not there:
+    source = "downloaded already"
+    if not is_cached(name, plan.precisions):
+        source = f"{plan.download_gb:.1f} GB to download"
+        try:
+            check_access(name)
+        except NoAccess as error:
             reasons.append(str(error))
     return Finding(name, not reasons, " ".join(reasons) or f"{plan.label}; {source}.")
 
 
 def report(machine: Machine | None = None) -> Iterator[str]:
-    """The lines of `densenb doctor`, one by one, as they are found out.
+    """The lines of `densenb doctor`, each as soon as it is known.
 
     `machine`: draw up the plans for that one instead, e.g. `memory.T4`.
     """
     elsewhere = machine is not None
     machine = machine or here(folder=cache_folder())
-    yield "Versions"
-    for package, number in versions().items():
-        yield f"  {package:<18}{number}"
-    yield ""
-    yield "Machine" + (" (not this one)" if elsewhere else "")
-    yield from (f"  {line}" for line in describe(machine))
+    title = "Machine (not this one)" if elsewhere else "Machine"
+    for part, facts in (("Versions", versions()), (title, describe(machine))):
+        yield part
+        yield from (f"  {name:<18}{fact}" for name, fact in facts.items())
+        yield ""
     findings = [examine_tiny()]
     for name in REPOSITORIES:
         plan = choose(name, sizes(name), machine, download=not is_cached(name))
-        yield ""
-        yield str(plan)
+        yield f"{plan}\n"
         findings.append(examine_real(name, plan))
-    yield ""
-    yield "Runs here?" if not elsewhere else f"Runs on {machine.name}?"
+    yield f"Runs on {machine.name}?" if elsewhere else "Runs here?"
     yield from map(str, findings)
 
 
-def describe(machine: Machine) -> Iterator[str]:
+def describe(machine: Machine) -> dict[str, str]:
     """What a plan knows of a machine, and what follows from it."""
-    yield f"{'name':<18}{machine.name}"
-    yield f"{'host memory':<18}{machine.host:.1f} GiB"
+    facts = {"name": machine.name, "host memory": f"{machine.host:.1f} GiB"}
     if machine.disk is not None:
-        yield f"{'free disk':<18}{machine.disk:.1f} GiB"
+        facts["free disk"] = f"{machine.disk:.1f} GiB"
     if machine.capability is None:
-        yield f"{'CPU threads':<18}{torch.get_num_threads()} of {os.cpu_count()}"
-        yield f"{'GPU':<18}none that PyTorch {torch.__version__} can use"
+        facts["CPU threads"] = f"{torch.get_num_threads()} of {os.cpu_count()}"
+        facts["GPU"] = f"none that PyTorch {torch.__version__} can use"
     else:
-        major, minor = machine.capability
-        yield f"{'GPU memory':<18}{machine.gpu:.1f} GiB"
-        yield f"{'capability':<18}{major}.{minor}"
         why = "bfloat16 wants 8.0" if machine.dtype == "float16" else "8.0 or more"
-        yield f"{'precision':<18}{machine.dtype} ({why})"
-    yield f"{'4-bit weights':<18}" + (
-        "bitsandbytes is there" if machine.bitsandbytes else "no: pip install bitsandbytes"
-    )
+        facts["GPU memory"] = f"{machine.gpu:.1f} GiB"
+        facts["capability"] = ".".join(map(str, machine.capability))
+        facts["precision"] = f"{machine.dtype} ({why})"
+    there = machine.bitsandbytes
+    facts["4-bit weights"] = "bitsandbytes is there" if there else "no: pip install bitsandbytes"
+    return facts

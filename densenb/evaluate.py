@@ -4,7 +4,7 @@ Methods and suites are two small registries. A method turns a pipeline into a *r
 `dense_attention` (a `DenseConfig` or a baseline), or into None for the stock pipeline; a suite
 (`suites.py`) turns a count and a seed into scenes. Every method gets the same captions, masks and
 noise. A judge (`judges.py`) scores the pictures, a log (`evaluation_log.py`) keeps the scores, and
-rows are made from the log (`tables.py`).
+`tables.py` turns the log into rows.
 """
 
 from __future__ import annotations
@@ -22,32 +22,22 @@ from tqdm.auto import tqdm
 
 from densenb.attention import dense_attention
 from densenb.baselines import HardMask, MultiplyWeights, PaintWithWords, ScaleByArea, ScaleText
-from densenb.evaluation_log import FIELDS, Key, Log, features_of, result, scores_of
+from densenb.evaluation_log import Key, Log, features_of, results, scores_of
 from densenb.finite import check_finite
-from densenb.judges import Judge, OracleJudge, named_object, score_suite
+from densenb.judges import Judge, OracleJudge, score_suite
 from densenb.layout import Layout, against_neighbours
-from densenb.measuring import measure, score_layout
+from densenb.measuring import measure
+from densenb.metrics import ObjectScores
 from densenb.modulation import DenseConfig, Rule
 from densenb.pipelines import call_inputs, tier
 from densenb.stages import STAGES, TUNED_RANGE
-from densenb.suites import Suite, known, noise, shuffled_captions, shuffled_masks
-from densenb.tables import (
-    CEILING,
-    GROUND_TRUTH,
-    aligned,
-    ceiling_row,
-    compared,
-    method_row,
-    plain,
-    settings_of,
-    table,
-)
+from densenb.suites import Suite, batches, known, noise, shuffled_captions, shuffled_masks
+from densenb.tables import GROUND_TRUTH, ceiling_row, method_row, settings_of
 from densenb.transfer import READINGS, RELAPSES, REPAIRS
 
 __all__ = [
-    "CEILING", "GROUND_TRUTH", "LAYOUTS", "METHODS", "aligned", "artist", "best_device", "compared",
-    "draw", "evaluate", "evaluate_each", "latent_shape", "measure", "named_object", "plain",
-    "score_layout", "settings_of", "table", "tqdm",
+    "LAYOUTS", "METHODS", "artist", "best_device", "draw", "evaluate", "evaluate_each",
+    "latent_shape", "measure", "sampling",
 ]  # fmt: skip
 
 METHODS: dict[str, Callable[[Any], Rule | None]] = {
@@ -79,9 +69,9 @@ LAYOUTS: dict[str, Callable[[Suite], list[Layout]]] = {
     "shuffled-captions": shuffled_captions,
     "tuned-negatives": lambda suite: [against_neighbours(each) for each in suite.layouts],
 }
-"""Methods that are given other layouts than the suite's, by which they are scored all the same."""
+"""Methods that get other layouts than the suite's, but are scored by the suite's all the same."""
 
-REFERENCES = "references"  # renders of other scenes, which quality compares pictures with
+REFERENCES = "references"  # renders of other scenes, for the quality score
 Artist = Callable[[Sequence[tuple[int, int]]], Tensor]
 """From (noise seed, scene) pairs of a suite to pictures [B, 3, H, W] in [0, 1]."""
 
@@ -102,6 +92,13 @@ def latent_shape(pipe: Any) -> tuple[int, int, int]:
     return pipe.transformer.config.in_channels, this.height // factor, this.width // factor
 
 
+def sampling(pipe: Any, steps: int | None, guidance: float | None) -> tuple[int, float]:
+    """Steps and guidance, the tier's where they are None."""
+    this = tier(pipe)
+    steps = this.steps if steps is None else steps
+    return steps, this.guidance if guidance is None else guidance
+
+
 def draw(
     pipe: Any,
     rule: Rule | None,
@@ -113,10 +110,10 @@ def draw(
     """Pictures [B, 3, H, W] in [0, 1], float32, of a batch of layouts under a rule (None = stock).
 
     Raises:
-        Overflow: when the numbers did on the way.
+        Overflow: when a number on the way is not finite.
     """
     options = {
-        "latents": latents.to(pipe.device, pipe.transformer.dtype),
+        "latents": latents.to(pipe.device, pipe.transformer.dtype),  # (B, C, rows, columns)
         "num_inference_steps": steps,
         "guidance_scale": guidance,
         "output_type": "pt",
@@ -133,43 +130,30 @@ def draw(
 def artist(
     pipe: Any, method: str, suite: Suite, steps: int | None = None, guidance: float | None = None
 ) -> Artist:
-    """What draws a method's pictures [B, 3, H, W] of (noise seed, scene) pairs of a suite.
+    """A function that draws a method's pictures [B, 3, H, W] of (noise seed, scene) pairs.
 
-    The same pair always gives the same picture, so that pictures need not be kept to be looked at.
+    The same pair always gives the same picture, so that pictures can be drawn again when needed.
     """
     rule = METHODS[method](pipe)
-    asked = LAYOUTS[method](suite) if method in LAYOUTS else suite.layouts
+    layouts = LAYOUTS[method](suite) if method in LAYOUTS else suite.layouts
     steps, guidance = sampling(pipe, steps, guidance)
     shape = latent_shape(pipe)
 
     def pictures(pairs: Sequence[tuple[int, int]]) -> Tensor:
         latents = torch.cat([noise(suite, [scene], seed, shape) for seed, scene in pairs])
-        return draw(pipe, rule, [asked[scene] for _, scene in pairs], latents, steps, guidance)
+        return draw(pipe, rule, [layouts[scene] for _, scene in pairs], latents, steps, guidance)
 
     return pictures
 
 
-def renders(images: Callable[[], Tensor]) -> Artist:
-    """An artist of renders [S, 3, H, W] uint8, which are asked for when they are needed."""
-
-    def pictures(pairs: Sequence[tuple[int, int]]) -> Tensor:
-        return images()[[scene for _, scene in pairs]].float() / 255
-
-    return pictures
-
-
-def sampling(pipe: Any, steps: int | None, guidance: float | None) -> tuple[int, float]:
-    """Steps and guidance, the tier's where they are None."""
-    this = tier(pipe)
-    return (
-        this.steps if steps is None else steps,
-        this.guidance if guidance is None else guidance,
-    )
+def renders(suite: Suite, name: str = "images") -> Artist:
+    """An artist that shows the suite's renders: its `images`, or its `references`."""
+    return lambda pairs: getattr(suite, name)[[scene for _, scene in pairs]].float() / 255
 
 
 @dataclass(frozen=True)
 class Job:
-    """All pictures of one method on one suite: a run of the log, and who draws it."""
+    """All pictures of one method on one suite: a run of the log, and the artist that draws it."""
 
     method: str
     rule: Rule | None
@@ -178,10 +162,9 @@ class Job:
     pictures: Artist
 
     def batches(self, scenes: int, size: int, finished: set[Key]) -> list[list[Key]]:
-        """What is not finished, in batches that do not depend on how many processes there are."""
+        """Unfinished pictures, in batches that do not depend on the number of processes."""
         keys = [Key(self.run, seed, scene) for seed in self.seeds for scene in range(scenes)]
-        parts = [keys[i : i + size] for i in range(0, len(keys), size)]
-        left = [[key for key in part if key not in finished] for part in parts]
+        left = [[key for key in part if key not in finished] for part in batches(keys, size)]
         return [part for part in left if part]
 
 
@@ -196,13 +179,13 @@ def plan_jobs(
     log: Log,
 ) -> list[Job]:
     """The jobs of an evaluation, renders first, each with its run in the log."""
-    shown = suite.layouts[0]
+    first = suite.layouts[0]
     scenes = {
         "suite": suite.name,
         "suite_seed": suite.seed,
-        "first_scene": [shown.caption, *shown.phrases],  # should a suite's scenes ever change
+        "first_scene": [first.caption, *first.phrases],  # in case a suite's scenes ever change
         "judge": judge.name,
-        "scores": list(FIELDS),
+        "scores": ObjectScores._fields,
     }
     drawn = {
         "weights": weights_id(pipe.transformer),
@@ -211,25 +194,22 @@ def plan_jobs(
         "guidance": guidance,
         "dtype": _dtype(pipe),
     }
-    if pipe.tokenizer_3 is None:  # with T5, the settings are what they have always been
+    if pipe.tokenizer_3 is None:  # named only then: with T5, the IDs of older runs stay valid
         drawn["t5"] = False
     jobs = []
-    for method, images in ((REFERENCES, "references"), (GROUND_TRUTH, "images")):
+    for method, name in ((REFERENCES, "references"), (GROUND_TRUTH, "images")):
         run = log.start({"method": method, **scenes})
-        pictures = renders(lambda images=images: getattr(suite, images))
-        jobs.append(Job(method, None, run, (0,), pictures))
+        jobs.append(Job(method, None, run, (0,), renders(suite, name)))
     for method, rule in rules.items():
-        settings = settings_of(rule)
-        run = log.start({"method": method, **scenes, **drawn, "rule": settings})
-        pictures = artist(pipe, method, suite, steps, guidance)
-        jobs.append(Job(method, rule, run, seeds, pictures))
+        run = log.start({"method": method, **scenes, **drawn, "rule": settings_of(rule)})
+        jobs.append(Job(method, rule, run, seeds, artist(pipe, method, suite, steps, guidance)))
     return jobs
 
 
 def weights_id(model: torch.nn.Module) -> str:
-    """Eight hexadecimal digits that tell trained states apart, the same in every precision.
+    """Eight hexadecimal digits that identify trained weights, the same in every precision.
 
-    It looks at a few weights of every parameter, rounded to what bfloat16 can hold.
+    They depend on a few weights of every parameter, rounded to bfloat16.
     """
     checksum = 0
     for parameter in model.parameters():
@@ -237,6 +217,13 @@ def weights_id(model: torch.nn.Module) -> str:
             few = parameter.detach().flatten()[:32].to(torch.bfloat16).float().cpu()
             checksum = zlib.crc32(few.numpy().tobytes(), checksum)
     return f"{checksum:08x}"
+
+
+def evaluate(
+    pipe: Any, methods: Sequence[str], suite: Suite, **options: Any
+) -> list[dict[str, Any]]:
+    """Score methods on a suite: the rows of `evaluate_each`, which has the options, as a list."""
+    return list(evaluate_each(pipe, methods, suite, **options))
 
 
 def evaluate_each(
@@ -252,17 +239,43 @@ def evaluate_each(
     judge: Judge | None = None,
     log: Log | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """`evaluate`, one row at a time, so that a caller can keep what is finished.
+    """Score methods on a suite: one row for each, after `ground-truth` and `token-grid ceiling`.
 
-    Under `accelerate launch`, rows come when all methods are done, in the main process alone.
+    Each row comes as soon as it is finished, so that a caller can save it. The work is batched over
+    scenes and noise seeds, and split over the processes of `accelerate launch`: there, rows come
+    when all methods are done, in the main process alone.
+
+    Rows have the keys method, suite, scenes, mIoU, mIoU_present, in_mask, presence,
+    presence_by_objects, colour_binding, leakage, box_iou, phrase_binding, quality, headline (the
+    score to rank by: mIoU, or box_iou where masks are not silhouettes), interval (95 %, of the
+    headline, by scene), mIoU_by_scene (or box_iou_by_scene), objects_by_scene, seed, seeds, model,
+    steps, guidance, dtype, judge and settings; values that are not defined for a row are None.
+
+    Args:
+        pipe: the pipeline, in its own precision; it is moved to `device` and stays there. Float32
+            gives every machine the same table; bfloat16 is faster on a GPU.
+        methods: keys of `METHODS`.
+        suite: from `build_suite`.
+        seeds: noise seeds; every scene is drawn once for each.
+        batch_size: pictures at a time; by default 64 on a GPU, 8 on a CPU.
+        device: by default CUDA where there is one.
+        steps, guidance: by default the tier's.
+        judge: scores the pictures, see `judges`; by default the bundled oracle.
+        log: with a file, it keeps the scores of every picture; pictures in it are not drawn again.
+
+    Raises:
+        ValueError: for an unknown method (with near names) or a count below 1, before any work.
     """
-    # every rule now: a model that lacks one is said before the first picture, not after hours
-    rules = {name: METHODS[name](pipe) for name in [known(n, METHODS, "method") for n in methods]}
+    # all rules now: a method that this model cannot run is refused before the first picture
+    rules = {known(name, METHODS, "method"): METHODS[name](pipe) for name in methods}
     state = PartialState()
     device = device or best_device()
     batch_size = default_batch(device) if batch_size is None else batch_size
     steps, guidance = sampling(pipe, steps, guidance)
-    _at_least_one(batch_size=batch_size, steps=steps, methods=len(rules), seeds=len(seeds))
+    counts = {"batch_size": batch_size, "steps": steps, "methods": len(rules), "seeds": len(seeds)}
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}: it must be at least 1.")
     log = Log() if log is None else log
     pipe.to(device)
     judge = (OracleJudge() if judge is None else judge).to(device)
@@ -278,7 +291,7 @@ def evaluate_each(
         "dtype": _dtype(pipe),
         "judge": judge.name,
     }
-    # what the main process knows: other machines may not see its log
+    # as the main process has it: other machines may not see its log
     finished = broadcast_object_list([set(log.lines)])[0]
     work = [(job, part) for job in jobs for part in job.batches(len(suite), batch_size, finished)]
     mine = work[state.process_index :: state.num_processes]
@@ -290,7 +303,7 @@ def evaluate_each(
         smoothing=0.1,
         disable=not state.is_main_process,
     ) as bar:
-        # alone, a row after every method; several processes meet once, when all is done
+        # one process yields a row after every method; several meet once, at the end
         for group in [[job] for job in jobs] if alone else [jobs]:
             fresh = []
             for job, part in mine:
@@ -308,9 +321,8 @@ def evaluate_each(
                 if job.method == REFERENCES:
                     reference = features
                     continue
-                row = method_row(
-                    job.method, scores_of(lines), features, reference, suite, fixed, job.rule
-                )
+                scores = scores_of(lines)
+                row = method_row(job.method, scores, features, reference, suite, fixed, job.rule)
                 yield row
                 if job.method == GROUND_TRUTH:
                     yield ceiling_row(pipe, suite, fixed, row["headline"])
@@ -318,61 +330,12 @@ def evaluate_each(
 
 def judged(job: Job, keys: Sequence[Key], suite: Suite, judge: Judge) -> list[dict[str, Any]]:
     """Draw a batch of a job and judge it: a line of the log for every picture."""
-    images = job.pictures([(key.seed, key.scene) for key in keys])
-    if job.method == REFERENCES:  # other scenes: only what they look like counts
+    images = job.pictures([(key.seed, key.scene) for key in keys])  # (B, 3, H, W)
+    if job.method == REFERENCES:  # of other scenes: only their features count
         scores, features = None, judge.features(images)
     else:
         scores, features = score_suite(judge, images, suite, [key.scene for key in keys])
-    return [
-        result(
-            key,
-            None if scores is None else scores.rows(index),
-            None if features is None else features[index],
-        )
-        for index, key in enumerate(keys)
-    ]
-
-
-def evaluate(
-    pipe: Any,
-    methods: Sequence[str],
-    suite: Suite,
-    seeds: Sequence[int] = (0,),
-    batch_size: int | None = None,
-    device: str | None = None,
-    **options: Any,
-) -> list[dict[str, Any]]:
-    """Score methods on a suite: one row for each, after `ground-truth` and `token-grid ceiling`.
-
-    Batched over scenes and noise seeds, split over the processes of `accelerate launch`, with a
-    progress bar. Rows have the keys method, suite, scenes, mIoU, mIoU_present, in_mask, presence,
-    presence_by_objects, colour_binding, leakage, box_iou, phrase_binding, quality, headline (the
-    score to rank by: mIoU, or box_iou where masks are no silhouettes), interval (95 %, of the
-    headline, by scene), mIoU_by_scene (or box_iou_by_scene), objects_by_scene, seed, seeds, model,
-    steps, guidance, dtype, judge and settings; what is not defined for a row is None.
-
-    Args:
-        pipe: the pipeline, in its own precision; it is moved to `device` and stays there. Float32
-            gives every machine the same table; bfloat16 is faster on a GPU.
-        methods: keys of `METHODS`.
-        suite: from `build_suite`.
-        seeds: noise seeds; every scene is drawn once for each.
-        batch_size: pictures at a time; by default 64 on a GPU, 8 on a CPU.
-        device: by default CUDA where there is one.
-        steps, guidance: by default the tier's.
-        judge: who scores the pictures, see `judges`; by default the bundled oracle.
-        log: a `Log` with a file keeps every finished picture; what it has already is not drawn.
-
-    Raises:
-        ValueError: for an unknown method (with near names) or a count below 1, before any work.
-    """
-    return list(evaluate_each(pipe, methods, suite, seeds, batch_size, device, **options))
-
-
-def _at_least_one(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} is {count}: it must be at least 1.")
+    return results(keys, scores, features)
 
 
 def _dtype(pipe: Any) -> str:

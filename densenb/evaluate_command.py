@@ -1,4 +1,4 @@
-"""What `densenb evaluate` does once its options are known to be right."""
+"""The work of `densenb evaluate`, after its options were checked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +14,23 @@ import torch
 from accelerate import PartialState
 
 from densenb import failures, plots
-from densenb.evaluate import (
-    GROUND_TRUTH,
-    artist,
-    compared,
-    default_batch,
-    evaluate_each,
-    table,
-)
+from densenb.evaluate import artist, default_batch, evaluate_each
 from densenb.evaluation_log import Log
 from densenb.judges import load_judge
 from densenb.pipelines import load
-from densenb.suites import SUITES, Suite, build_suite
+from densenb.suites import SUITES, Suite, batches, build_suite
+from densenb.tables import GROUND_TRUTH, compared, table
 
 
 def run(options: argparse.Namespace, device: str, dtype: torch.dtype | None) -> None:
     """Evaluate every suite; then, in the main process, write and print what was asked for."""
-    # who is done waits for the others, as long as they need
+    # processes that are done wait for the others, as long as those need
     state = PartialState(cpu=options.device == "cpu", timeout=timedelta(days=7))
     if state.num_processes > 1 and device == "cuda":
-        device = str(state.device)  # each process its own
+        device = str(state.device)  # one for each process
     options.batch_size = options.batch_size or default_batch(device)
     log = Log(options.log, leads=state.is_local_main_process)
-    state.wait_for_everyone()  # nobody writes before all have read
+    state.wait_for_everyone()  # no process writes before all have read
     judge = load_judge(options.judge, device)
     pipe = load(options.model, device, dtype, t5=not options.no_t5)
 
@@ -70,13 +65,13 @@ def run(options: argparse.Namespace, device: str, dtype: torch.dtype | None) -> 
         first_scenes(options, pipe, suites[options.suite[0]])
     if options.gallery:
         gallery(options, pipe, suites, rows)
-    for what in (options.out, options.log, options.sheet, options.pictures, options.gallery):
-        if what:
-            print(f"wrote {what}")
+    for path in (options.out, options.log, options.sheet, options.pictures, options.gallery):
+        if path:
+            print(f"wrote {path}")
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Replace the file at once: a kill in the middle leaves the old one whole."""
+    """Replace the file in one step, so that an interrupted run leaves the old one whole."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.write_text(json.dumps(rows, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     fresh.replace(path)
@@ -84,38 +79,34 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def first_scenes(options: argparse.Namespace, pipe: Any, suite: Suite) -> None:
     """The first scenes by every method, from the first noise seed: `--sheet` and `--pictures`."""
-    shown, size = range(min(options.keep, len(suite))), options.batch_size
-    first = [(options.seeds[0], scene) for scene in shown]
-    parts = [first[i : i + size] for i in range(0, len(first), size)]
-    kept = {GROUND_TRUTH: list(suite.images[: len(shown)].float() / 255)}
+    first = [(options.seeds[0], scene) for scene in range(min(options.keep, len(suite)))]
+    kept = {GROUND_TRUTH: list(suite.images[: len(first)].float() / 255)}
     for method in options.methods:
         draw = artist(pipe, method, suite, options.steps, options.guidance)
-        kept[method] = [picture for part in parts for picture in draw(part).cpu()]
+        parts = map(draw, batches(first, options.batch_size))
+        kept[method] = [picture for part in parts for picture in part.cpu()]
     if options.sheet:
         plots.sheet(kept).save(options.sheet)
     for method, images in kept.items() if options.pictures else ():
         (options.pictures / method).mkdir(exist_ok=True)
         for index, image in enumerate(images):
-            path = options.pictures / method / f"scene-{index:03}.png"
-            plots.to_image(image).save(path)
+            plots.to_image(image).save(options.pictures / method / f"scene-{index:03}.png")
 
 
 def gallery(
     options: argparse.Namespace, pipe: Any, suites: dict[str, Suite], rows: list[dict[str, Any]]
 ) -> None:
     """A page of each method's worst scenes: `--gallery`."""
-    sections = {
-        name: failures.section(
+    sections = [
+        failures.section(
             options.gallery,
             suite,
             [row for row in rows if row["suite"] == name],
-            lambda method, suite=suite: artist(
-                pipe, method, suite, options.steps, options.guidance
-            ),
+            partial(artist, pipe, suite=suite, steps=options.steps, guidance=options.guidance),
             options.worst,
             against=options.against,
             batch_size=options.batch_size,
         )
         for name, suite in suites.items()
-    }
+    ]
     failures.write(options.gallery, f"What fails: {rows[0]['model']}", sections)

@@ -1,4 +1,4 @@
-"""The log of an evaluation: one line for every finished picture, so that nothing is done twice.
+"""The log of an evaluation: one line for each finished picture, so an interrupted run can resume.
 
 A log is a JSONL file that is only ever added to. It holds two kinds of lines:
 
@@ -7,9 +7,9 @@ A log is a JSONL file that is only ever added to. It holds two kinds of lines:
 
 A *run* is one method on one suite by one model, with every setting that could change a picture or
 its scores. Its ID is a hash of those settings, which name no device, path or batch size: another
-machine goes on where this one stopped, and pictures of other settings never mix. Logs of several
-machines are joined with `cat`; a picture that is in a log twice counts once. What a run does not
-know is its code: after a change of how a rule works, name another log.
+machine can resume the run, and pictures of different settings never mix. Logs of several machines
+are joined with `cat`; a picture that is in a log twice counts once. The ID does not cover the code:
+after changing how a rule works, start another log.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import os
 import platform
 import warnings
 from collections.abc import Iterable, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,39 +33,43 @@ from torch import Tensor
 
 from densenb.metrics import ObjectScores
 
-FIELDS = tuple(ObjectScores.__dataclass_fields__)
 DIGITS = 5  # of a score in [0, 1]
 
 
 class Key(NamedTuple):
-    """What is done once: the picture of one scene from one noise seed, in one run."""
+    """Names the picture of one scene from one noise seed in one run, which is drawn only once."""
 
     run: str
     seed: int
     scene: int
 
 
+def key_of(line: dict[str, Any]) -> Key:
+    """The key of a picture's line."""
+    return Key(line["run"], line["seed"], line["scene"])
+
+
 def run_id(settings: dict[str, Any]) -> str:
-    """Twelve hexadecimal digits that tell settings (what JSON can hold) apart."""
+    """Twelve hexadecimal digits that identify settings, which must be JSON values."""
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def result(key: Key, scores: ObjectScores | None, features: Tensor | None) -> dict[str, Any]:
-    """A picture's line: scores of its objects [N] each, and features [d] in float16.
+def results(
+    keys: Sequence[Key], scores: ObjectScores | None, features: Tensor | None
+) -> list[dict[str, Any]]:
+    """A line for each of B pictures: scores [B, N] of its objects, and features [B, d] in float16.
 
-    `scores` of the line has a list for each field of `ObjectScores`, None for what is not defined.
+    `scores` of a line has a list for each field of `ObjectScores`, None for undefined values.
     """
-    line: dict[str, Any] = {**key._asdict(), "scores": None, "features": None}
+    lines: list[dict[str, Any]] = [{**k._asdict(), "scores": None, "features": None} for k in keys]
     if scores is not None:
-        line["scores"] = [
-            [None if value != value else round(value, DIGITS) for value in row.tolist()]
-            for row in (getattr(scores, name) for name in FIELDS)
-        ]
+        for line, fields in zip(lines, torch.stack(scores, 1).tolist(), strict=True):
+            line["scores"] = [[None if isnan(v) else round(v, DIGITS) for v in f] for f in fields]
     if features is not None:
-        half = features.half().numpy().astype("<f2").tobytes()
-        line["features"] = base64.b64encode(half).decode()
-    return line
+        for line, row in zip(lines, features.half().numpy().astype("<f2"), strict=True):
+            line["features"] = base64.b64encode(row.tobytes()).decode()
+    return lines
 
 
 def scores_of(lines: Sequence[dict[str, Any]]) -> ObjectScores:
@@ -84,14 +89,14 @@ def features_of(lines: Sequence[dict[str, Any]]) -> Tensor | None:
 class Log:
     """Finished pictures by `Key`, in memory and, with a path, in a file.
 
-    Several processes may add to one file at a time: what belongs together is written at once.
+    Several processes may add to one file at the same time: each batch is a single write.
 
     Args:
-        path: the file; what it holds is read.
-        leads: whether this process writes the settings of runs; one of a machine should.
+        path: the file; if it exists, it is read.
+        leads: whether this process writes the settings of runs; one process per machine should.
 
     Raises:
-        ValueError: when the file is there and is no such log.
+        ValueError: when the file exists and is not such a log.
     """
 
     def __init__(self, path: Path | None = None, leads: bool = True):
@@ -106,32 +111,31 @@ class Log:
         torn = 0
         for text in filter(None, raw.splitlines()):
             try:
-                self._keep(json.loads(text))
+                line = json.loads(text)
+                if "settings" in line:
+                    self.settings[line["run"]] = line["settings"]
+                else:
+                    self.lines[key_of(line)] = line
             except (ValueError, KeyError, TypeError):
                 torn += 1
         if raw and not self.settings:
             raise ValueError(
-                f"{self.path} is no log of `densenb evaluate`: name another file, or one that is "
-                "not there yet."
+                f"{self.path} is not a log of `densenb evaluate`: name another file, or one that "
+                "does not exist yet."
             )
         if torn:
             warnings.warn(
-                f"{self.path} has {torn} broken line(s), as when a run is killed while it writes: "
-                "what they held is done again.",
+                f"{self.path} has {torn} broken line(s), as happens when a run is killed while "
+                "writing: their pictures are drawn again.",
                 stacklevel=3,
             )
         if raw and not raw.endswith(b"\n"):
-            self._write(b"\n")  # so that the next line does not go on with the torn one
-
-    def _keep(self, line: dict[str, Any]) -> None:
-        if "settings" in line:
-            self.settings[line["run"]] = line["settings"]
-        else:
-            key = Key(*(line[name] for name in Key._fields))
-            self.lines[key] = {name: line[name] for name in (*Key._fields, "scores", "features")}
+            self._write(b"\n")  # so that the next line does not continue the torn one
 
     def _write(self, data: bytes) -> None:
-        with open(self.path, "ab", buffering=0) as file:  # append: processes do not overwrite
+        with open(
+            self.path, "ab", buffering=0
+        ) as file:  # append: processes do not overwrite each other
             file.write(data)
             os.fsync(file.fileno())
 
@@ -143,7 +147,7 @@ class Log:
     def start(self, settings: dict[str, Any]) -> str:
         """The ID of a run; its settings are written when they are new.
 
-        Warns when the file has the same method and suite with other settings: which they are.
+        Warns when the file has the same method and suite with other settings, and names them.
         """
         settings = json.loads(json.dumps(settings))  # as it is read back: a tuple becomes a list
         run = run_id(settings)
@@ -162,21 +166,19 @@ class Log:
         return run
 
     def add(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Keep lines of `result`, in the file too."""
-        for line in lines:
-            self._keep(line)
+        """Keep lines of `results`, in the file too."""
+        self.lines |= {key_of(line): line for line in lines}
         self._append(lines)
 
     def merge(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Take over what other processes have added, and write what did not reach this file.
+        """Take over lines of other processes, and write those that are not in this file.
 
-        They share it on one machine; those of other machines may have written to their own disks.
+        Processes of one machine share the file; other machines may have their own.
         """
-        others = [line for line in lines if Key(*map(line.get, Key._fields)) not in self.lines]
-        shared = set() if self.path is None else set(Log(self.path).lines)
-        for line in others:
-            self._keep(line)
-        self._append([line for line in others if Key(*map(line.get, Key._fields)) not in shared])
+        others = [line for line in lines if key_of(line) not in self.lines]
+        shared = {} if self.path is None else Log(self.path).lines
+        self.lines |= {key_of(line): line for line in others}
+        self._append([line for line in others if key_of(line) not in shared])
 
     def of_run(self, run: str, seeds: Sequence[int], scenes: int) -> list[dict[str, Any]]:
         """The lines of a finished run: all scenes of the first seed, then of the next."""
@@ -184,7 +186,7 @@ class Log:
 
 
 def _changed(settings: dict[str, Any], other: dict[str, Any]) -> str:
-    """Names of the settings in which two runs of one method and suite differ; else nothing."""
+    """The settings in which two runs of one method and suite differ; empty for other runs."""
     if any(settings[name] != other[name] for name in ("method", "suite")):
         return ""
     names = {**settings, **other}
@@ -192,6 +194,6 @@ def _changed(settings: dict[str, Any], other: dict[str, Any]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What made a line, for the record: it is no part of a run's ID."""
+    """The software that made a line, for the record: it is not part of a run's ID."""
     libraries = {module.__name__: module.__version__ for module in (torch, diffusers, transformers)}
     return {"python": platform.python_version()} | libraries

@@ -17,7 +17,7 @@ def names() -> list[str]:
 def table(name: str) -> Any:
     """The table docs/`name`.json, such as "measure": mostly a list of rows.
 
-    ValueError, with the tables that there are, for any other name.
+    Raises ValueError, with the names of all tables, for any other name.
     """
     if name not in names():
         raise ValueError(f"there is no table {name!r}: known are {', '.join(names())}.")
@@ -25,5 +25,5 @@ def table(name: str) -> Any:
 
 
 def _folder() -> Path:
-    # beside the package in a copy of the repository, inside it when installed
+    # next to the package in a clone of the repository, inside it when installed
     return next(f for f in (PACKAGE / "docs", PACKAGE.parent / "docs") if f.is_dir())

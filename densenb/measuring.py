@@ -1,4 +1,4 @@
-"""How well a few pictures follow one layout: the scores of an evaluation, for pictures at hand."""
+"""How well a few pictures follow one layout: the scores of an evaluation, for any pictures."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from densenb import metrics
-from densenb.judges import named_object
+from densenb.judges import OracleJudge
 from densenb.layout import Layout
-from densenb.tiny.oracle import load_oracle
 
 
 def measure(
@@ -30,7 +29,7 @@ def measure(
 def score_layout(
     images: Sequence[Image.Image] | Tensor, layout: Layout, oracle: Any = None
 ) -> metrics.ObjectScores:
-    """What the oracle finds of each region's object: scores [B, R] of B pictures of one layout.
+    """Each region's object, scored by the oracle: scores [B, R] of B pictures of one layout.
 
     Args:
         images: PIL pictures of one size, or [B, 3, H, W] in [0, 1].
@@ -38,20 +37,11 @@ def score_layout(
         oracle: by default the bundled one.
 
     Raises:
-        ValueError: when the oracle could not tell what a region asks for.
+        ValueError: for a phrase that the oracle cannot judge.
     """
-    objects = torch.tensor([named_object(region.phrase) for region in layout.regions])
     if not isinstance(images, Tensor):
         pixels = [torch.from_numpy(np.array(image.convert("RGB"))) for image in images]
-        images = torch.stack(pixels).permute(0, 3, 1, 2).float() / 255
-    oracle = load_oracle() if oracle is None else oracle
-    with torch.inference_mode():
-        labels = oracle(images.to(next(oracle.parameters()).device, torch.float32))
-    masks = metrics.to_grid(layout.pixel_masks(*images.shape[-2:]), *labels.noun.shape[-2:])
-    count = len(images)
-    return metrics.score_objects(
-        labels.noun.cpu(),
-        labels.colour.cpu(),
-        masks.expand(count, *masks.shape),
-        *objects.expand(count, *objects.shape).unbind(-1),
-    )
+        images = torch.stack(pixels).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
+    masks = layout.pixel_masks(*images.shape[-2:])  # (R, H, W)
+    phrases = [[region.phrase for region in layout.regions]] * len(images)
+    return OracleJudge(oracle).score(images, phrases, masks.expand(len(images), *masks.shape))

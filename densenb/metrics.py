@@ -1,23 +1,22 @@
-"""Scores of layout control: does each object stand where its mask is, in its own colour?
+"""Scores of layout control: does each object stand where its mask is, in its own color?
 
 Everything here is a pure tensor function of label maps. An *oracle* (for the synthetic world, the
-bundled segmenter) names the noun and the colour of every pixel of a picture on a 64 x 64 grid; the
-masks of the layout are brought to the same grid by area. The label codes are the oracle's:
+bundled segmenter) names the noun and the color of every pixel of a picture on a 64 x 64 grid; the
+masks of the layout are resampled to the same grid by area. The label codes are the oracle's:
 
     noun    0 = background, n + 1 = the n-th noun
-    colour  0 = background, 1 = natural (no colour word), c + 2 = the c-th colour
+    colour  0 = background, 1 = natural (no color word), c + 2 = the c-th color
 
 Objects come as tensors [B, N] of indices, -1 where a slot is empty (`noun`), where an object has
-no colour word (`colour`) or no second one (`colour2`). Scores are [B, N] with NaN where a score is
-not defined, so that every mean is a `nanmean` over the objects that it speaks of.
+no color word (`colour`) or no second one (`colour2`). Scores are [B, N] with NaN where a score is
+not defined, so that every mean is a `nanmean` over the objects that have the score.
 
-When a noun appears twice in a scene, its pixels are shared out between the twins (`twins.py`).
+When a noun appears twice in a scene, its pixels are divided between the twins (`twins.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +32,7 @@ PRESENT_SHARE_OF_MASK = 0.15
 """... provided that it also covers this share of the area of its mask, wherever it stands."""
 
 
-@dataclass(frozen=True)
-class ObjectScores:
+class ObjectScores(NamedTuple):
     """Scores of every object, each [B, N] float in [0, 1]; NaN where a score is not defined."""
 
     iou: Tensor
@@ -44,30 +42,36 @@ class ObjectScores:
     present: Tensor
     """1 or 0: enough pixels of the noun, anywhere in the picture."""
     colour_bound: Tensor
-    """1 or 0: the noun's pixels have the bound colour; NaN when not present or not coloured."""
+    """1 or 0: the noun's pixels have the bound color; NaN when not present or not colored."""
     leakage: Tensor
-    """Share of the region taken by another region's noun or colour; NaN for a lone object."""
+    """Share of the region taken by another region's noun or color; NaN for a lone object."""
     box_iou: Tensor
     """Bounding box of the noun's pixels against that of the mask; 0 when there are none."""
     phrase_bound: Tensor
     """1 or 0: the region shows its own phrase more than any other's; NaN for a lone object."""
 
-    def __len__(self) -> int:
-        return len(self.iou)
-
     @staticmethod
-    def cat(parts: Sequence[ObjectScores]) -> ObjectScores:
-        """Join batches of scenes."""
-        return ObjectScores(
-            *(torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS)
-        )
-
-    def rows(self, chosen: Tensor) -> ObjectScores:
-        """The scores of some scenes (an index or a boolean mask over B)."""
-        return ObjectScores(*(getattr(self, name)[chosen] for name in _FIELDS))
+    def undefined(*shape: int) -> ObjectScores:
+        """NaN for every score."""
+        return ObjectScores(*torch.full((len(ObjectScores._fields), *shape), torch.nan))
 
 
-_FIELDS = tuple(ObjectScores.__dataclass_fields__)
+SCORES = {
+    "mIoU": "iou",
+    "mIoU_present": "present_iou",
+    "in_mask": "in_mask",
+    "presence": "present",
+    "colour_binding": "colour_bound",
+    "leakage": "leakage",
+    "box_iou": "box_iou",
+    "phrase_binding": "phrase_bound",
+}
+"""Name of a mean -> the field of `ObjectScores` it averages.
+
+`mIoU`, `presence` and `box_iou` are over all objects, `mIoU_present` and `in_mask` over those
+present, `colour_binding` over those present and colored, `leakage` and `phrase_binding` over those
+that share a scene.
+"""
 
 
 def to_grid(masks: Tensor, rows: int = GRID, cols: int = GRID) -> Tensor:
@@ -75,7 +79,7 @@ def to_grid(masks: Tensor, rows: int = GRID, cols: int = GRID) -> Tensor:
 
     A cell is in when at least half of its area is.
     """
-    flat = masks.reshape(-1, 1, *masks.shape[-2:]).float()
+    flat = masks.reshape(-1, 1, *masks.shape[-2:]).float()  # (M, 1, H, W)
     # The small slack keeps an exact half in, whatever the order of the additions.
     cells = F.adaptive_avg_pool2d(flat, (rows, cols)) >= 0.5 - 1e-6
     return cells.reshape(*masks.shape[:-2], rows, cols)
@@ -100,8 +104,9 @@ def object_pixels(noun_map: Tensor, masks: Tensor, noun: Tensor) -> Tensor:
     Returns:
         [B, N, h, w] bool, empty for empty slots.
     """
-    pixels = (noun_map[:, None] == noun[..., None, None] + 1) & (noun >= 0)[..., None, None]
-    placed = (noun >= 0) & masks.any(-1).any(-1)
+    shown = noun_map[:, None] == noun[..., None, None] + 1  # (B, N, h, w)
+    pixels = shown & (noun >= 0)[..., None, None]
+    placed = (noun >= 0) & masks.any(-1).any(-1)  # (B, N)
     for scene in range(len(noun)):
         for repeated in noun[scene][placed[scene]].unique():
             twins = (placed[scene] & (noun[scene] == repeated)).nonzero()[:, 0]
@@ -124,90 +129,66 @@ def presence(pixels: Tensor, masks: Tensor) -> Tensor:
     return size >= wanted
 
 
-def colour_match(
-    colour_map: Tensor, pixels: Tensor, colour: Tensor, colour2: Tensor | None = None
-) -> Tensor:
-    """Whether each object's pixels have the bound colour: [B, N] bool.
+def colour_match(colour_map: Tensor, pixels: Tensor, colours: Tensor) -> Tensor:
+    """Whether each object's pixels have the bound color: [B, N] bool.
 
-    The colour of an object is the majority label over its pixels; "natural" is a label like any
-    other, background is not counted. An object of two colours must have both as its top two.
+    The color of an object is the majority label over its pixels; "natural" is a label like any
+    other, background is not counted. An object of two colors must have both as its top two.
 
     Args:
-        colour_map: [B, h, w] long, the oracle's colour labels.
+        colour_map: [B, h, w] long, the oracle's color labels.
         pixels: [B, N, h, w] bool, the objects' pixels.
-        colour, colour2: [B, N] long, -1 = natural, and no second colour.
+        colours: [B, N, 2] long, -1 = natural, and no second color.
     """
-    labels = max(int(colour_map.max()) + 1, int(colour.max()) + 3, 4)
-    if colour2 is not None:
-        labels = max(labels, int(colour2.max()) + 3)
-    one_hot = F.one_hot(colour_map, labels).flatten(1, 2).float()  # [B, h * w, labels]
-    votes = pixels.flatten(2).float() @ one_hot
-    votes[..., 0] = -1  # background is no colour of an object
-    counts, top = votes.topk(2, dim=-1)
-    single = (top[..., 0] == colour + 2) & (counts[..., 0] > 0)
-    if colour2 is None:
-        return single
-    pair = torch.stack([colour, colour2], -1).sort(-1).values + 2
+    labels = max(int(colour_map.max()) + 1, int(colours.max()) + 3, 4)
+    one_hot = F.one_hot(colour_map, labels).flatten(1, 2).float()  # (B, h * w, labels)
+    votes = pixels.flatten(2).float() @ one_hot  # (B, N, labels)
+    votes[..., 0] = -1  # background is no color of an object
+    counts, top = votes.topk(2, dim=-1)  # (B, N, 2)
+    single = (top[..., 0] == colours[..., 0] + 2) & (counts[..., 0] > 0)
+    pair = colours.sort(-1).values + 2
     double = (top.sort(-1).values == pair).all(-1) & (counts[..., 1] > 0)
-    return torch.where(colour2 >= 0, double, single)
+    return torch.where(colours[..., 1] >= 0, double, single)
 
 
 def leaked_pixels(
-    noun_map: Tensor,
-    colour_map: Tensor,
-    masks: Tensor,
-    noun: Tensor,
-    colour: Tensor,
-    colour2: Tensor | None = None,
+    noun_map: Tensor, colour_map: Tensor, masks: Tensor, noun: Tensor, colours: Tensor
 ) -> Tensor:
-    """Pixels of each region that hold another region's noun or colour: [B, N, h, w] bool.
+    """Pixels of each region that hold another region's noun or color: [B, N, h, w] bool.
 
-    Only a noun or a colour that the region does not have itself can leak into it, "natural" is
-    no colour that could leak, and where two masks overlap neither object is in the wrong.
+    Only a noun or a color that the region does not have itself can leak into it. "Natural" is not
+    a color that can leak, and where two masks overlap neither object is in the wrong.
     """
-    colours = [colour] if colour2 is None else [colour, colour2]
-    leaked = torch.zeros_like(masks)
-    for other in range(noun.shape[1]):
-        there = (noun[:, other] >= 0)[:, None] & (noun >= 0)
-        there[:, other] = False
-
-        foreign = there & (noun != noun[:, other : other + 1])
-        found = (noun_map == noun[:, other, None, None] + 1)[:, None]
-        wrong = foreign[..., None, None] & found
-        for theirs in colours:
-            theirs = theirs[:, other : other + 1]
-            own = torch.stack([mine == theirs for mine in colours]).any(0)
-            foreign = there & (theirs >= 0) & ~own
-            found = (colour_map == theirs[..., None] + 2)[:, None]
-            wrong = wrong | (foreign[..., None, None] & found)
-        leaked |= wrong & masks & ~masks[:, other : other + 1]
-    return leaked
+    asked = noun >= 0  # (B, N)
+    both = asked[:, :, None] & asked[:, None]  # (B, region, other)
+    foreign = both & (noun[:, :, None] != noun[:, None])  # (B, region, other)
+    shown = noun_map[:, None] == noun[..., None, None] + 1  # (B, other, h, w)
+    wrong = foreign[..., None, None] & shown[:, None]  # (B, region, other, h, w)
+    for theirs in colours.unbind(-1):  # (B, other)
+        own = (colours[:, :, None] == theirs[:, None, :, None]).any(-1)  # (B, region, other)
+        foreign = both & (theirs >= 0)[:, None] & ~own
+        shown = colour_map[:, None] == theirs[..., None, None] + 2
+        wrong |= foreign[..., None, None] & shown[:, None]
+    return (wrong & masks[:, :, None] & ~masks[:, None]).any(2)  # (B, N, h, w)
 
 
 def own_phrase_wins(
-    noun_map: Tensor,
-    colour_map: Tensor,
-    masks: Tensor,
-    noun: Tensor,
-    colour: Tensor,
-    colour2: Tensor | None = None,
+    noun_map: Tensor, colour_map: Tensor, masks: Tensor, noun: Tensor, colours: Tensor
 ) -> Tensor:
     """Whether each region holds more of its own object than of any other region's: [B, N] bool.
 
-    A pixel is of an object when it has its noun and one of its colours (any look, for an object
-    without a colour word). Unlike the other scores this one is strict about twins: a red cat in the
+    A pixel belongs to an object when it has its noun and one of its colors (any look, for an object
+    without a color word). Unlike the other scores this one is strict about twins: a red cat in the
     place of the blue one does not count. Objects of the same words do not compete.
     """
-    colours = [colour] if colour2 is None else [colour, colour2]
-    worn = (colour < 0)[..., None, None].expand(-1, -1, *noun_map.shape[1:])
-    for theirs in colours:
-        theirs = theirs[..., None, None]
-        worn = worn | ((theirs >= 0) & (colour_map[:, None] == theirs + 2))
+    wanted = colours[..., None, None]  # (B, N, 2, 1, 1)
+    worn = ((wanted >= 0) & (colour_map[:, None, None] == wanted + 2)).any(2)  # (B, N, h, w)
+    worn |= (colours[..., 0] < 0)[..., None, None]
     shown = (noun_map[:, None] == noun[..., None, None] + 1) & worn & (noun >= 0)[..., None, None]
-    area = masks.flatten(2).float() @ shown.flatten(2).float().mT  # [B, region, object]
-    own = area.diagonal(dim1=1, dim2=2)
-    words = torch.stack([noun, *colours], -1)
-    other = (words[:, :, None] != words[:, None]).any(-1)
+    area = masks.flatten(2).float() @ shown.flatten(2).float().mT  # (B, region, object)
+    own = area.diagonal(dim1=1, dim2=2)  # (B, N)
+    words = torch.cat([noun[..., None], colours], -1)  # (B, N, 3)
+    other = (words[:, :, None] != words[:, None]).any(-1)  # (B, region, object)
     return own > (area * other).amax(-1)
 
 
@@ -223,10 +204,10 @@ def score_objects(
     """Score labelled pictures against the masks and words of their objects.
 
     Args:
-        noun_map, colour_map: [B, h, w] long, the oracle's labels (codes: see the module).
+        noun_map, colour_map: [B, h, w] long, the oracle's labels (see the module for the codes).
         masks: [B, N, h, w] bool on the oracle's grid (`to_grid`).
-        noun, colour, colour2: [B, N] long; -1 = empty slot, natural, no second colour.
-        natural: score the colour of objects without a colour word too: they must look natural.
+        noun, colour, colour2: [B, N] long; -1 = empty slot, natural, no second color.
+        natural: also score the color of objects without a color word: they must look natural.
 
     Returns:
         `ObjectScores`, NaN for empty slots and for objects whose mask is empty (hidden ones).
@@ -239,17 +220,18 @@ def score_objects(
             f"masks are {tuple(masks.shape[-2:])}, the labels {tuple(noun_map.shape[-2:])}: "
             "bring the masks to the grid of the labels with to_grid(masks, height, width)."
         )
-    masks = masks & (noun >= 0)[..., None, None]
-    scored = masks.any(-1).any(-1)
+    colours = torch.stack([colour, torch.full_like(colour, -1) if colour2 is None else colour2], -1)
+    masks = masks & (noun >= 0)[..., None, None]  # (B, N, h, w)
+    scored = masks.any(-1).any(-1)  # (B, N)
     pixels = object_pixels(noun_map, masks, noun)
     present = presence(pixels, masks)
     inside = (pixels & masks).sum((-2, -1)) / pixels.sum((-2, -1)).clamp(min=1)
-    bound = colour_match(colour_map, pixels, colour, colour2)
-    leaked = leaked_pixels(noun_map, colour_map, masks, noun, colour, colour2)
+    bound = colour_match(colour_map, pixels, colours)
+    leaked = leaked_pixels(noun_map, colour_map, masks, noun, colours)
     leakage = leaked.sum((-2, -1)) / masks.sum((-2, -1)).clamp(min=1)
     has_colour = torch.ones_like(scored) if natural else colour >= 0
     in_company = (scored.sum(1, keepdim=True) > 1).expand_as(scored)
-    won = own_phrase_wins(noun_map, colour_map, masks, noun, colour, colour2)
+    won = own_phrase_wins(noun_map, colour_map, masks, noun, colours)
     return ObjectScores(
         iou=_where(scored, iou(pixels, masks)),
         in_mask=_where(scored & present, inside),
@@ -266,24 +248,10 @@ def _where(defined: Tensor, value: Tensor) -> Tensor:
 
 
 def aggregate(scores: ObjectScores) -> dict[str, float]:
-    """Means over objects, in percent; NaN where no object defines a score.
-
-    `mIoU` is over all objects, `mIoU_present` and `in_mask` over those present, `colour_binding`
-    over those present and coloured, `leakage` and `phrase_binding` over those that share a scene,
-    `box_iou` over all.
-    """
+    """Means over objects, in percent; NaN where no object defines a score: see `SCORES`."""
     present_iou = torch.where(scores.present == 1, scores.iou, torch.nan)
-    means = {
-        "mIoU": scores.iou,
-        "mIoU_present": present_iou,
-        "in_mask": scores.in_mask,
-        "presence": scores.present,
-        "colour_binding": scores.colour_bound,
-        "leakage": scores.leakage,
-        "box_iou": scores.box_iou,
-        "phrase_binding": scores.phrase_bound,
-    }
-    return {name: 100 * values.nanmean().item() for name, values in means.items()}
+    values = {**scores._asdict(), "present_iou": present_iou}
+    return {name: 100 * values[field].nanmean().item() for name, field in SCORES.items()}
 
 
 def token_grid_ceiling(
@@ -295,7 +263,7 @@ def token_grid_ceiling(
     is) and compared, on the scoring grid, with itself: by their bounding boxes if `boxes`. NaN for
     an empty mask.
     """
-    fine = to_grid(masks)
+    fine = to_grid(masks)  # (..., GRID, GRID)
     share = F.adaptive_avg_pool2d(fine.reshape(-1, 1, GRID, GRID).float(), (rows, cols))
     best = share.amax((-2, -1), keepdim=True)
     tokens = (share >= 0.5 - 1e-6) | ((best < 0.5 - 1e-6) & (share == best))
@@ -322,7 +290,7 @@ def bounding_box(masks: Tensor) -> Tensor:
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of the bounding boxes of two sets of bool masks [..., h, w] -> [...].
 
-    For layouts of boxes and ellipses, which say where an object is but not its outline.
+    For boxes and ellipses, which say where an object is but not what its outline is.
     """
     return iou_of_boxes(bounding_box(a), bounding_box(b))
 
@@ -356,7 +324,7 @@ def kid(
     Args:
         features_a: [A, d].
         features_b: [B, d].
-        generator: the draw of the subsets, a CPU generator.
+        generator: a CPU generator, for drawing the subsets.
 
     Raises:
         ValueError: when a set has fewer than 4 rows or the sets differ in d.
@@ -393,12 +361,12 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile interval of a mean over objects, by resampling whole scenes.
 
-    Objects of one scene stand or fall together, so the scene is what is drawn. Taught in notebook
+    Objects of one scene are not independent, so whole scenes are drawn. Taught in notebook
     08.
 
     Args:
         values_by_scene: [S] or [S, N], NaN where a scene has no further object.
-        generator: the resampling, a CPU generator.
+        generator: a CPU generator, for the resampling.
 
     Returns:
         (low, high), in the units of the values; (nan, nan) when no value is defined.
@@ -409,7 +377,7 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     sums, counts = values.nansum(1), defined.sum(1)
     drawn = torch.randint(len(values), (resamples, len(values)), generator=generator)
-    # A resample may hold no defined value at all: it says nothing and is left out.
+    # A resample without any defined value is left out.
     total = counts[drawn].sum(1)
     means = (sums[drawn].sum(1) / total)[total > 0]
     tail = (1 - level) / 2

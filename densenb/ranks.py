@@ -1,4 +1,4 @@
-"""Does one ranking of methods hold elsewhere, on another model or other scenes?"""
+"""Does a ranking of methods also hold on another model or on other scenes?"""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
     """How far two lists of scores of the same methods agree on their order, from -1 to 1.
 
     Of all pairs of methods, the share that both put in the same order, minus the share that they
-    put in opposite orders; a tie counts for neither (Kendall 1938). 0 is what two random orders
-    give on average. ValueError for lists of different lengths or of less than two. Taught in
-    notebook 08.
+    put in opposite orders; a tie counts for neither (Kendall 1938). Two random orders give 0 on
+    average. Raises ValueError for lists of different lengths or with fewer than two scores. Taught
+    in notebook 08.
     """
     if len(first) != len(second) or len(first) < 2:
         raise ValueError(

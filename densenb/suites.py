@@ -1,6 +1,6 @@
 """Suites: scenes of the synthetic world with layouts, renders, masks and noise to measure on.
 
-A suite turns a count and a seed into scenes of one kind (`KINDS`). `tune` is for choosing settings,
+A suite turns a count and a seed into scenes of one `Kind`. `tune` is for choosing settings,
 `test` for reporting them: they share neither scenes nor noise.
 """
 
@@ -11,6 +11,7 @@ import difflib
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +23,13 @@ from densenb.metrics import bounding_box
 from densenb.tiny import arrangements, captions
 from densenb.tiny.world import Scenes, shared_world, visible
 
-SIDE = 256  # pixels: what the oracle reads
+SIDE = 256  # pixels: the size that the oracle reads
 RENDER_BATCH = 32
-REFERENCE_SEED = 1_000_000  # added to a suite's seed for the renders that quality compares with
+REFERENCE_SEED = 1_000_000  # added to a suite's seed for the renders of the quality score
 DAB, BRUSH = 8, 16  # pixels between the dabs of a brush, and its radius
 
 
-# ------------------------------------------------------------------------------ shapes to ask for
+# --------------------------------------------------------------------------- shapes of the masks
 def box_around(mask: Tensor) -> Mask:
     """The tight box of a mask [H, W] bool, not empty."""
     height, width = mask.shape
@@ -47,34 +48,34 @@ def ellipse_around(mask: Tensor) -> Mask:
 
 
 def brush_over(mask: Tensor) -> Mask:
-    """A mask [H, W] bool as somebody would paint over it with a thick round brush.
+    """A mask [H, W] bool as a person would paint over it with a thick round brush.
 
     Dabs on a lattice, one wherever the object is near: its outline is lost, all of it is covered.
     """
     height, width = mask.shape
-    touched = F.max_pool2d(mask[None].float(), DAB, ceil_mode=True)[0]
-    dabs = (touched.nonzero() + 0.5) * DAB
+    touched = F.max_pool2d(mask[None].float(), DAB, ceil_mode=True)[0]  # a coarse (h, w)
+    dabs = (touched.nonzero() + 0.5) * DAB  # (K, 2): y and x of their centers
     y = torch.arange(height)[:, None] + 0.5
     x = torch.arange(width)[None, :] + 0.5
-    distance = torch.hypot(y - dabs[:, :1, None], x - dabs[:, 1:, None])
+    distance = torch.hypot(y - dabs[:, :1, None], x - dabs[:, 1:, None])  # (K, H, W)
     return mask_from_array((distance <= BRUSH).any(0))
 
 
 # ------------------------------------------------------------------------------------- the suites
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a suite asks for: which scenes, in which words, by which masks."""
+    """The recipe of a suite: which scenes, in which words, with which masks."""
 
     about: str
     sample: arrangements.Sampler
     caption: Callable[[Scenes, int], captions.Caption] = captions.plain
     shape: Callable[[Tensor], Mask] = mask_from_array
-    """From an object's pixels [H, W] bool to the mask that is asked for; the same, by default."""
+    """From an object's pixels [H, W] bool to the mask of its region; by default the same."""
     whole: bool = False
-    """Masks hold what other objects hide too, so that they overlap."""
+    """Masks include pixels that other objects hide, so that they overlap."""
     scenes: int = 64
     seeds: int = 2
-    """How many scenes, and noise seeds of each, a reported number should rest on."""
+    """How many scenes, and noise seeds of each, a reported number should be based on."""
 
     @property
     def outlines(self) -> bool:
@@ -133,12 +134,12 @@ def kinds(split: str) -> dict[str, Kind]:
 
 
 SUITES: dict[str, Kind] = kinds("test") | kinds("tune")
-"""Name -> what it asks for. `tune` is for choosing settings, `test` for reporting them."""
+"""Name -> recipe. `tune` is for choosing settings, `test` for reporting them."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """Scenes with what is asked of a method (layouts) and what is right (renders, masks)."""
+    """Scenes with the layouts that a method gets, and the right answers: renders and masks."""
 
     name: str
     seed: int
@@ -146,14 +147,17 @@ class Suite:
     layouts: list[Layout]
     """One a scene: its caption, and a region for each object."""
     masks: Tensor
-    """[S, N, H, W] bool, the pixels that are asked of each object slot: those of its region."""
-    outlines: bool = True
-    """Masks are silhouettes; if not, they are not to be filled: box IoU counts, not mIoU."""
+    """[S, N, H, W] bool, the pixels where each object belongs: those of its region."""
     device: str = "cpu"
     """Where to render."""
 
     def __len__(self) -> int:
         return len(self.layouts)
+
+    @property
+    def outlines(self) -> bool:
+        """Masks are silhouettes; if not, they are not to be filled: box IoU counts, not mIoU."""
+        return SUITES[self.name].outlines
 
     @property
     def headline(self) -> str:
@@ -162,7 +166,7 @@ class Suite:
 
     @cached_property
     def images(self) -> Tensor:
-        """[S, 3, H, W] uint8, the renders; drawn when first asked for."""
+        """[S, 3, H, W] uint8, the renders, made on first use."""
         return _pictures(self.scenes, self.device)
 
     @cached_property
@@ -175,7 +179,7 @@ class Suite:
 def build_suite(name: str, scenes: int, seed: int = 0, device: str = "cpu") -> Suite:
     """Draw a suite; the same arguments always give the same suite.
 
-    Pictures are rendered when they are first asked for, some tens of them a second on a CPU.
+    Pictures are rendered on first use, some tens of them a second on a CPU.
 
     Args:
         name: a key of `SUITES`.
@@ -197,34 +201,28 @@ def build_suite(name: str, scenes: int, seed: int = 0, device: str = "cpu") -> S
     if not kind.outlines:
         for mask, layout in zip(masks, layouts, strict=True):
             mask[: len(layout.regions)] = layout.pixel_masks(SIDE, SIDE) >= 0.5
-    return Suite(name, seed, drawn, layouts, masks, kind.outlines, device)
+    return Suite(name, seed, drawn, layouts, masks, device)
 
 
 def _silhouettes(scenes: Scenes, device: str, whole: bool) -> Tensor:
     parts = []
-    for batch in _batches(scenes):
+    for batch in batches(scenes, RENDER_BATCH):
         outlines = shared_world(device).silhouettes(batch, SIDE, SIDE)
         parts.append((outlines if whole else visible(outlines)).cpu())
     return torch.cat(parts)
 
 
 def _pictures(scenes: Scenes, device: str) -> Tensor:
-    rendered = (shared_world(device).render(batch, SIDE, SIDE) for batch in _batches(scenes))
-    return torch.cat([(part.images * 255).round().byte().cpu() for part in rendered])
-
-
-def _batches(scenes: Scenes) -> Iterable[Scenes]:
-    return (scenes[i : i + RENDER_BATCH] for i in range(0, len(scenes), RENDER_BATCH))
+    world, parts = shared_world(device), batches(scenes, RENDER_BATCH)
+    rendered = (world.render(part, SIDE, SIDE).images for part in parts)
+    return torch.cat([(images * 255).round().byte().cpu() for images in rendered])
 
 
 def _layout(kind: Kind, scenes: Scenes, masks: Tensor, index: int) -> Layout:
     caption = kind.caption(scenes, index)
     shown = masks[scenes.noun[index] >= 0]
-    regions = [
-        Region(phrase, kind.shape(mask))
-        for phrase, mask in zip(caption.phrases, shown, strict=True)
-    ]
-    return Layout(caption.text, regions)
+    pairs = zip(caption.phrases, shown, strict=True)
+    return Layout(caption.text, [Region(phrase, kind.shape(mask)) for phrase, mask in pairs])
 
 
 def shuffled_masks(suite: Suite) -> list[Layout]:
@@ -238,13 +236,13 @@ def shuffled_masks(suite: Suite) -> list[Layout]:
 def shuffled_captions(suite: Suite) -> list[Layout]:
     """The suite's masks with caption and phrases of the next scene of as many objects: a control.
 
-    A score that does not fall is owed to the masks alone, whatever is drawn in them.
+    A score that does not fall depends on the masks alone, whatever is drawn in them.
     """
     return [with_masks(other, layout) for layout, other in _next_of_as_many(suite.layouts)]
 
 
 def with_masks(layout: Layout, other: Layout) -> Layout:
-    """The layout with the masks of another of as many regions, in their order."""
+    """The layout with the masks of another that has as many regions, in their order."""
     regions = [
         dataclasses.replace(region, mask=another.mask)
         for region, another in zip(layout.regions, other.regions, strict=True)
@@ -262,7 +260,7 @@ def _next_of_as_many(layouts: Sequence[Layout]) -> list[tuple[Layout, Layout]]:
 
 
 def known(name: str, names: Iterable[str], what: str) -> str:
-    """The name, when it is one of `names`; else a ValueError with the nearest ones."""
+    """The name, if it is one of `names`; otherwise a ValueError with the nearest one."""
     names = list(names)
     if name in names:
         return name
@@ -271,14 +269,17 @@ def known(name: str, names: Iterable[str], what: str) -> str:
     raise ValueError(f"unknown {what} {name!r}: {hint}Known: {', '.join(names)}.")
 
 
+def batches(items: Any, size: int) -> list[Any]:
+    """A sequence in slices of `size`, the last one perhaps shorter."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 def noise(suite: Suite, indices: Sequence[int], seed: int, shape: Sequence[int]) -> Tensor:
     """Starting latents [len(indices), *shape], drawn on the CPU, one generator a scene and seed.
 
     They depend on the suite's name and seed too, so `tune` and `test` share no noise, and not on
     the method, the batch size or the device.
     """
-    rows = []
-    for index in indices:
-        key = zlib.crc32(f"{suite.name}/{suite.seed}/{index}/{seed}".encode())
-        rows.append(torch.randn(tuple(shape), generator=torch.Generator().manual_seed(key)))
-    return torch.stack(rows)
+    names = [f"{suite.name}/{suite.seed}/{index}/{seed}" for index in indices]
+    keys = [torch.Generator().manual_seed(zlib.crc32(name.encode())) for name in names]
+    return torch.stack([torch.randn(tuple(shape), generator=key) for key in keys])

@@ -1,7 +1,7 @@
 """Rows of an evaluation: scores of one method on one suite, their intervals, and comparisons.
 
-Rows carry percentages, except `quality` (KID times 1000, lower is better) and the settings. All
-that compares methods is made from rows alone, so that a committed table can be read again.
+Rows hold percentages, except `quality` (KID times 1000, lower is better) and the settings.
+Comparisons need nothing but rows, so they also work on a committed table.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,11 +22,10 @@ from densenb.suites import Suite
 
 GROUND_TRUTH = "ground-truth"
 CEILING = "token-grid ceiling"
-FEWEST_FOR_QUALITY = 32  # pictures; below, the distance says nothing
-CLOSE = 0.1  # percentage points; scenes nearer than this are a tie
-FIELD_OF = {"mIoU": "iou", "box_iou": "box_iou", "phrase_binding": "phrase_bound"}
-"""Scores to rank by -> the field of `ObjectScores` that each is the mean of."""
-SAMPLING = ("seeds", "steps", "guidance", "dtype")  # what renders and ceilings have not
+FEWEST_FOR_QUALITY = 32  # pictures; with fewer, the distance is meaningless
+CLOSE = 0.1  # percentage points; a smaller difference is a tie
+HEADLINES = ("mIoU", "box_iou", "phrase_binding")  # scores to rank by
+SAMPLING = ("seeds", "steps", "guidance", "dtype")  # None for renders and ceilings
 
 
 def method_row(
@@ -36,95 +36,75 @@ def method_row(
     suite: Suite,
     fixed: dict[str, Any],
     rule: Rule | None,
+    headline: str | None = None,
 ) -> dict[str, Any]:
     """The row of a method.
 
     Args:
         scores: [seeds * S, N], all scenes of the first seed, then of the next.
-        features: [seeds * S, d] of its pictures, and `reference` [S, d] of renders; or None.
-        fixed: what the rows of a table share.
+        features: [seeds * S, d] of its pictures, or None.
+        reference: [S, d] of renders, or None.
+        fixed: values that all rows of a table share.
+        headline: the score to rank by; by default see `headline_of`.
     """
-    count = len(suite)
-    objects = (suite.scenes.noun >= 0).sum(1)
-    repeated = objects.repeat(len(scores) // count)
-    by_objects = {
-        str(number): metrics.aggregate(scores.rows(repeated == number))["presence"]
-        for number in objects.unique().tolist()
-    }
-    headline = headline_of(suite, scores)
-    values = getattr(scores, FIELD_OF[headline])
+    headline = headline or headline_of(suite, scores)
+    values = getattr(scores, metrics.SCORES[headline])  # (seeds * S, N)
+    by_scene = torch.cat(values.split(len(suite)), 1)  # (S, seeds * N)
+    interval = metrics.bootstrap_interval(by_scene, torch.Generator().manual_seed(0))
+    objects = (suite.scenes.noun >= 0).sum(1)  # (S,)
+    repeated = objects.repeat(len(values) // len(suite))  # (seeds * S,)
     quality = None
-    enough = reference is not None and min(len(scores), len(reference)) >= FEWEST_FOR_QUALITY
-    if features is not None and enough:
+    known = features is not None and reference is not None
+    if known and min(len(features), len(reference)) >= FEWEST_FOR_QUALITY:
         quality = metrics.kid(features, reference, torch.Generator().manual_seed(0))[0]
     row = {
         "method": method,
         **metrics.aggregate(scores),
-        **_by_scene(headline, torch.cat(values.split(count), 1), suite),
-        "presence_by_objects": by_objects,
+        "headline": headline,
+        "interval": [100 * end for end in interval],
+        f"{headline}_by_scene": (100 * by_scene.nanmean(1)).tolist(),
+        "objects_by_scene": objects.tolist(),
+        "presence_by_objects": {
+            str(number): 100 * scores.present[repeated == number].nanmean().item()
+            for number in objects.unique().tolist()
+        },
         "quality": quality,
         **fixed,
         "settings": settings_of(rule),
     }
-    if method == GROUND_TRUTH:  # nothing was sampled
+    if method in (GROUND_TRUTH, CEILING):  # nothing was sampled
         row |= dict.fromkeys(SAMPLING)
     return plain(row)
 
 
 def headline_of(suite: Suite, scores: metrics.ObjectScores) -> str:
-    """The score to rank by: the suite's, or the first that this judge can tell."""
-    for name in (suite.headline, *FIELD_OF):
-        if not getattr(scores, FIELD_OF[name]).isnan().all():
+    """The score to rank by: the suite's, or the first that this judge defines."""
+    for name in (suite.headline, *HEADLINES):
+        if not getattr(scores, metrics.SCORES[name]).isnan().all():
             return name
     return suite.headline
 
 
 def ceiling_row(pipe: Any, suite: Suite, fixed: dict[str, Any], headline: str) -> dict[str, Any]:
-    """What a perfect follower of the token grid would score, where that is an overlap."""
+    """The score of a method that follows the token grid perfectly, for mIoU and box IoU."""
     this = tier(pipe)
     token = pipe.vae_scale_factor * pipe.transformer.config.patch_size
     rows, cols = this.height // token, this.width // token
     best = metrics.token_grid_ceiling(suite.masks, rows, cols, boxes=headline == "box_iou")
-    if headline not in ("mIoU", "box_iou"):
-        best = torch.full_like(best, torch.nan)
-    undefined = metrics.aggregate(_nothing(best))
-    row = {
-        "method": CEILING,
-        **undefined,
-        headline: 100 * best.nanmean().item(),
-        **_by_scene(headline, best, suite),
-        "presence_by_objects": {},
-        "quality": None,
-        **fixed,
-        **dict.fromkeys(SAMPLING),
-        "settings": {},
-    }
-    return plain(row)
-
-
-def _nothing(like: Tensor) -> metrics.ObjectScores:
-    fields = metrics.ObjectScores.__dataclass_fields__
-    return metrics.ObjectScores(*(torch.full_like(like, torch.nan) for _ in fields))
-
-
-def _by_scene(headline: str, values: Tensor, suite: Suite) -> dict[str, Any]:
-    """Interval and means by scene of the headline score: values [S, N * seeds] in [0, 1]."""
-    ends = metrics.bootstrap_interval(values, torch.Generator().manual_seed(0))
-    return {
-        "headline": headline,
-        "interval": [100 * end for end in ends],
-        f"{headline}_by_scene": (100 * values.nanmean(1)).tolist(),
-        "objects_by_scene": [len(layout.regions) for layout in suite.layouts],
-    }
+    scores = metrics.ObjectScores.undefined(*best.shape)  # (S, N)
+    if headline != "phrase_binding":  # it is not an overlap
+        scores = scores._replace(**{metrics.SCORES[headline]: best})
+    row = method_row(CEILING, scores, None, None, suite, fixed, None, headline)
+    return row | {"presence_by_objects": {}}
 
 
 def settings_of(rule: Rule | None) -> dict[str, Any]:
-    """What a rule was set to, with its name; nothing for the stock pipeline."""
+    """A rule's name and settings; empty for the stock pipeline."""
     return {} if rule is None else {"rule": type(rule).__name__, **dataclasses.asdict(rule)}
 
 
 def plain(value: Any) -> Any:
-    """The same with numbers rounded and NaN as None: what JSON can hold."""
+    """The value with numbers rounded and NaN as None, ready for JSON."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -142,19 +122,19 @@ def compared(rows: Sequence[dict[str, Any]], against: str) -> list[dict[str, Any
     0, the row is better), interval (95 %, by bootstrap over scenes of the differences: scenes are
     hard or easy for all methods, so this is narrower than two intervals side by side), and how many
     scenes the row wins, loses and ties (within 0.1 points). It is None for the method itself, and
-    where that has no row of the same suite, model, steps, guidance and dtype.
+    when that method has no row of the same suite, model, steps, guidance and dtype.
     """
     result = []
     for row in rows:
         others = (o for o in rows if o["method"] == against != row["method"] and _same(row, o))
         pairs = (paired(row, other) for other in others)
-        told = (pair for pair in pairs if pair["difference"] is not None)
-        result.append(row | {"against": next(told, None)})
+        defined = (pair for pair in pairs if pair["difference"] is not None)
+        result.append(row | {"against": next(defined, None)})
     return result
 
 
 def _same(row: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two rows are of the same scenes, drawn alike; renders were not drawn by a model."""
+    """Whether two rows have the same scenes, drawn alike; renders were not drawn by a model."""
     scenes = ("suite", "seed", "scenes", "model", "judge", "headline")
     names = scenes if row["steps"] is None else (*scenes, *SAMPLING)
     return all(row[name] == other[name] for name in names)
@@ -162,19 +142,20 @@ def _same(row: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def paired(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """One row against another of the same suite: see `compared`."""
-    by_scene = f"{row['headline']}_by_scene"
-    mine, theirs = (torch.tensor([_nan(v) for v in r[by_scene]]).double() for r in (row, other))
+    scores = [each[f"{row['headline']}_by_scene"] for each in (row, other)]
+    known = np.array(scores, dtype=np.float32)  # (2, S); None becomes NaN
+    mine, theirs = torch.from_numpy(known).double()
     difference = mine - theirs
     # a scene counts as often as it has objects, as in the score itself
     objects = torch.tensor(row["objects_by_scene"])
-    slots = torch.arange(int(objects.max())) < objects[:, None]
-    by_object = torch.where(slots, difference[:, None], torch.nan)
+    slots = torch.arange(int(objects.max())) < objects[:, None]  # (S, N)
+    by_object = torch.where(slots, difference[:, None], torch.nan)  # (S, N)
     interval = metrics.bootstrap_interval(by_object, torch.Generator().manual_seed(0))
     return plain(
         {
             "method": other["method"],
             "difference": by_object.nanmean().item(),
-            "interval": list(interval),
+            "interval": interval,
             "wins": int((difference > CLOSE).sum()),
             "losses": int((difference < -CLOSE).sum()),
             "ties": int((difference.abs() <= CLOSE).sum()),
@@ -182,43 +163,36 @@ def paired(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _nan(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 # -------------------------------------------------------------------------------------------- text
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as aligned text, a block for each suite; a dash where a score is not defined."""
-    suites = dict.fromkeys((row["suite"], row["model"]) for row in rows)
-    blocks = []
-    for suite, model in suites:
-        chosen = [row for row in rows if (row["suite"], row["model"]) == (suite, model)]
-        title = [] if len(suites) == 1 else [f"{suite}, {model}"]
-        blocks.append("\n".join([*title, _block(chosen)]))
-    return "\n\n".join(blocks)
+    suites: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        suites.setdefault(f"{row['suite']}, {row['model']}", []).append(row)
+    if len(suites) == 1:
+        return _block(rows)
+    return "\n\n".join(f"{title}\n{_block(chosen)}" for title, chosen in suites.items())
 
 
 def _block(rows: Sequence[dict[str, Any]]) -> str:
     headline = rows[0]["headline"]
-    others = [name for name in metrics.aggregate(_nothing(torch.zeros(1, 1))) if name != headline]
+    others = [name for name in metrics.SCORES if name != headline]
     counts = sorted({count for row in rows for count in row["presence_by_objects"]})
-    head = ["method", headline, "95 %", *others, *(f"pres. {count}" for count in counts), "KID"]
     against = next((row["against"]["method"] for row in rows if row.get("against")), None)
+    head = ["method", headline, "95 %", *others, *(f"pres. {count}" for count in counts), "KID"]
     if against:
         head += [f"vs {against}", "95 %", "won-lost"]
     lines = [head]
     for row in rows:
-        numbers = [row[name] for name in others]
-        numbers += [row["presence_by_objects"].get(count) for count in counts]
+        presence = [row["presence_by_objects"].get(count) for count in counts]
         line = [row["method"], number(row[headline]), ends(row["interval"])]
-        line += [*map(number, numbers), number(row["quality"], 2)]
-        if against:
-            pair = row["against"]
-            line += (
-                [number(pair["difference"], sign="+"), ends(pair["interval"], "+"), won_lost(pair)]
-                if pair
-                else ["-"] * 3
-            )
+        line += map(number, [*(row[name] for name in others), *presence])
+        line.append(number(row["quality"], 2))
+        if against and (pair := row["against"]):
+            line += [number(pair["difference"], sign="+"), ends(pair["interval"], "+")]
+            line.append(won_lost(pair))
+        elif against:
+            line += ["-"] * 3
         lines.append(line)
     return aligned(lines)
 
@@ -228,9 +202,9 @@ def number(value: float | None, digits: int = 1, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}z.{digits}f}"
 
 
-def ends(interval: Sequence[float] | None, sign: str = "") -> str:
+def ends(interval: Sequence[float | None], sign: str = "") -> str:
     """An interval, such as 61.0-63.5, or with a sign, +0.4 to +1.2; a dash where undefined."""
-    if interval is None or None in interval:
+    if None in interval:
         return "-"
     return (" to " if sign else "-").join(number(end, sign=sign) for end in interval)
 
@@ -244,10 +218,8 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     """Columns of text under a ruled head: the first flush left, the others right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
+        "  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]).rstrip()
+        for first, *others in lines
     ]
-    return "\n".join([rows[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *rows[1:]])
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([rows[0], rule, *rows[1:]])

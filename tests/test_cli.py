@@ -16,8 +16,8 @@ import transformers
 from PIL import Image
 
 from densenb import cli, demo, plots, suites
-from densenb.evaluate import named_object
 from densenb.finite import Overflow
+from densenb.judges import named_object
 from densenb.layout import Layout, Region, against_neighbours, box, ellipse
 from densenb.memory import Machine
 from densenb.modulation import DenseConfig
@@ -271,7 +271,7 @@ def test_two_processes_give_the_table_of_one(model, tmp_path):
         (["evaluate", "--suite", "test,tune-tni"], "did you mean 'tune-tiny'"),
         (["evaluate", "--against", "hardmask"], "did you mean 'hard-mask'"),
         (["evaluate", "--judge", "clp", "--steps", "1"], "detector:MODEL or clip:MODEL"),
-        (["evaluate", "--log", "{layout}", "--out", "{tmp}/x.json"], "is no log of"),
+        (["evaluate", "--log", "{layout}", "--out", "{tmp}/x.json"], "is not a log of"),
         (["evaluate", "--gallery", "{layout}"], "layout.json"),
         (["evaluate", "--scenes", "0"], "at least 1"),
         (["evaluate", "--steps", "2.5"], "at least 1"),

@@ -1,4 +1,4 @@
-"""The doctor: what runs here, what not, and the mend, with and without GPU, network and access."""
+"""The doctor: what runs here, what does not, and the fix, with or without GPU, network, access."""
 
 from __future__ import annotations
 

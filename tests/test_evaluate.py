@@ -13,8 +13,9 @@ from densenb import evaluate as ev
 from densenb import metrics, pipelines, suites, tables
 from densenb.baselines import HardMask
 from densenb.evaluation_log import Log
-from densenb.judges import OracleJudge
+from densenb.judges import OracleJudge, named_object
 from densenb.layout import Layout, Region, box
+from densenb.measuring import score_layout
 from densenb.modulation import DenseConfig
 from densenb.tiny.oracle import OracleLabels
 from densenb.tiny.world import COLOURS, NOUNS
@@ -224,7 +225,7 @@ def test_a_log_names_every_setting_and_no_machine(random_pipe, suite, tmp_path):
     ev.evaluate(random_pipe, ["hard-mask"], suite, seeds=(3,), log=Log(path), judge=judge, **QUICK)
     runs = list(Log(path).settings.values())
     assert [run["method"] for run in runs] == ["references", "ground-truth", "hard-mask"]
-    assert runs[2]["rule"] == json.loads(json.dumps(ev.settings_of(HardMask())))
+    assert runs[2]["rule"] == json.loads(json.dumps(tables.settings_of(HardMask())))
     assert runs[2]["steps"] == 2 and runs[2]["guidance"] == 7 and runs[2]["dtype"] == "float32"
     text = path.read_text()
     assert str(tmp_path) not in text and "cpu" not in json.dumps(runs)
@@ -279,7 +280,7 @@ def test_every_method_of_the_registry_makes_a_rule(random_pipe, monkeypatch):
     rules = [str(rule) for name, rule in made.items() if name not in ev.LAYOUTS]
     assert len(set(rules)) == len(rules)
     for rule in made.values():
-        json.dumps(ev.plain(ev.settings_of(rule)))
+        json.dumps(tables.plain(tables.settings_of(rule)))
 
 
 @pytest.mark.parametrize(
@@ -321,7 +322,7 @@ def test_quality_compares_textures_and_needs_enough_pictures(random_pipe, suite,
 
 
 def test_the_table_is_aligned_and_shows_what_is_undefined(rows):
-    lines = ev.table(rows).splitlines()
+    lines = tables.table(rows).splitlines()
     assert len(lines) == 2 + len(rows)
     assert lines[0].split()[:2] == ["method", "mIoU"] and "pres. 3" in lines[0]
     assert set(lines[1]) == {"-"} and max(map(len, lines)) == len(lines[1])
@@ -330,7 +331,7 @@ def test_the_table_is_aligned_and_shows_what_is_undefined(rows):
 
 
 def test_plain_rounds_and_empties():
-    assert ev.plain({"a": [float("nan"), 1.23456], "b": (True, "x")}) == {
+    assert tables.plain({"a": [float("nan"), 1.23456], "b": (True, "x")}) == {
         "a": [None, 1.235], "b": [True, "x"],
     }  # fmt: skip
 
@@ -359,7 +360,7 @@ class Painted(torch.nn.Module):
             (slice(None), slice(0, 32), "a blue cat"),
             (slice(32, 64), slice(32, 64), "an orange umbrella"),
         ):
-            what, first, _ = ev.named_object(words)
+            what, first, _ = named_object(words)
             noun[:, rows, columns], colour[:, rows, columns] = what + 1, first + 2
         return OracleLabels(noun, colour)
 
@@ -387,18 +388,18 @@ def test_measure_reads_the_objects_from_the_phrases():
 def test_pictures_and_tensors_score_alike_object_by_object():
     asked = halves("a blue cat", "an orange umbrella")
     pixels = torch.ones(2, 3, 256, 256)
-    scores = ev.score_layout(pixels, asked, Painted())
+    scores = score_layout(pixels, asked, Painted())
     assert scores.iou.tolist() == [[1, 0.5], [1, 0.5]]
-    again = ev.score_layout([Image.new("RGB", (256, 256), "white")] * 2, asked, Painted())
+    again = score_layout([Image.new("RGB", (256, 256), "white")] * 2, asked, Painted())
     assert again.iou.equal(scores.iou)
 
 
 def test_a_phrase_names_a_noun_and_up_to_two_colours():
     squid = "A magnificent squid, shimmering in shades of deep indigo and vibrant teal"
     names = list(COLOURS)
-    assert ev.named_object("cat") == (NOUNS.index("cat"), -1, -1)
-    assert ev.named_object("Cat, a blue CAT") == (NOUNS.index("cat"), names.index("blue"), -1)
-    assert ev.named_object(squid) == (
+    assert named_object("cat") == (NOUNS.index("cat"), -1, -1)
+    assert named_object("Cat, a blue CAT") == (NOUNS.index("cat"), names.index("blue"), -1)
+    assert named_object(squid) == (
         NOUNS.index("squid"), names.index("indigo"), names.index("teal"),
     )  # fmt: skip
 
@@ -406,11 +407,11 @@ def test_a_phrase_names_a_noun_and_up_to_two_colours():
 @pytest.mark.parametrize(
     ("phrase", "found"),
     [
-        ("a rose garden", "0 objects and 0 colours"),
-        ("a cat with a red umbrella", "2 objects and 1 colours"),
-        ("a red, blue and teal cat", "1 objects and 3 colours"),
+        ("a rose garden", "0 objects and 0 colors"),
+        ("a cat with a red umbrella", "2 objects and 1 colors"),
+        ("a red, blue and teal cat", "1 objects and 3 colors"),
     ],
 )
 def test_a_phrase_that_the_oracle_cannot_judge_is_refused(phrase, found):
     with pytest.raises(ValueError, match=found):
-        ev.named_object(phrase)
+        named_object(phrase)

@@ -8,16 +8,18 @@ import pytest
 import torch
 
 from densenb import metrics
-from densenb.evaluation_log import FIELDS, Key, Log, features_of, result, run_id, scores_of
+from densenb.evaluation_log import Key, Log, features_of, results, run_id, scores_of
 
+FIELDS = metrics.ObjectScores._fields
 SETTINGS = {"method": "stock", "suite": "test", "steps": 2}
 
 
 def line(scene: int, run: str = run_id(SETTINGS), seed: int = 0) -> dict:
     g = torch.Generator().manual_seed(scene)
-    scores = metrics.ObjectScores(*(torch.rand(3, generator=g) for _ in FIELDS))
-    scores.iou[2] = torch.nan
-    return result(Key(run, seed, scene), scores, torch.randn(80, generator=g))
+    scores = metrics.ObjectScores(*(torch.rand(1, 3, generator=g) for _ in FIELDS))
+    scores.iou[0, 2] = torch.nan
+    (kept,) = results([Key(run, seed, scene)], scores, torch.randn(1, 80, generator=g))
+    return kept
 
 
 @pytest.fixture
@@ -48,8 +50,7 @@ def test_half_precision_features_do_not_move_the_quality():
     g = torch.Generator().manual_seed(0)
     a, b = torch.randn(200, 80, generator=g), 0.5 + torch.randn(200, 80, generator=g)
     halves = [
-        features_of([result(Key("r", 0, i), None, row) for i, row in enumerate(rows)])
-        for rows in (a, b)
+        features_of(results([Key("r", 0, i) for i in range(200)], None, rows)) for rows in (a, b)
     ]
     exact, kept = (
         metrics.kid(*pair, torch.Generator().manual_seed(0))[0] for pair in ((a, b), halves)
@@ -58,7 +59,7 @@ def test_half_precision_features_do_not_move_the_quality():
 
 
 def test_a_picture_without_scores_or_features():
-    kept = result(Key("r", 0, 0), None, None)
+    (kept,) = results([Key("r", 0, 0)], None, None)
     assert kept["scores"] is None and features_of([kept]) is None
 
 
@@ -81,7 +82,7 @@ def test_a_torn_last_line_is_forgiven_and_the_next_one_is_whole(path):
 def test_another_file_is_refused_and_left_alone(tmp_path, text):
     path = tmp_path / "table.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match="is no log of `densenb evaluate`"):
+    with pytest.raises(ValueError, match="is not a log of `densenb evaluate`"):
         Log(path)
     assert path.read_text() == text
 

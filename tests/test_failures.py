@@ -51,10 +51,10 @@ def test_the_page_shows_each_method_beside_render_and_rival(suite, tmp_path):
         row("a<b", [5.0, 4.0, 3.0, 2.0, 1.0], against=pair),
         row("rival", [1.0, 2.0, 3.0, 4.0, 5.0], against=None),
     ]
-    html = failures.section(
+    found = failures.section(
         tmp_path, suite, rows, artists.__getitem__, worst=2, seeds=2, against="rival"
     )
-    page = failures.write(tmp_path, "What fails", {"test": html})
+    page = failures.write(tmp_path, "What fails", [found])
     assert artists["a<b"].asked == [(3, 4), (3, 3), (4, 4), (4, 3)]
     assert artists["rival"].asked == [(3, 4), (3, 3), (3, 0), (3, 1), (4, 0), (4, 1)]
     text = page.read_text(encoding="utf-8")

@@ -38,7 +38,7 @@ def test_the_oracle_scores_a_suite_as_it_scores_label_maps(few_backgrounds):
     words = (getattr(suite.scenes, name) for name in ("noun", "colour", "colour2"))
     direct = metrics.score_objects(*labels, metrics.to_grid(suite.masks), *words)
     scores, features = judges.score_suite(judges.load_judge(), images, suite, range(3))
-    for name in metrics.ObjectScores.__dataclass_fields__:
+    for name in metrics.ObjectScores._fields:
         assert torch.equal(*(getattr(s, name).nan_to_num(-1) for s in (direct, scores))), name
     assert torch.equal(features, load_oracle().features(images))
     assert metrics.aggregate(scores)["mIoU"] > 80
@@ -163,7 +163,7 @@ def test_clip_lets_a_region_s_phrase_compete_with_the_others():
     right = look(painted((LEFT, "red"), (RIGHT, "blue")), phrases, masks)
     wrong = look(painted((LEFT, "blue"), (RIGHT, "blue")), phrases, masks)
     assert values(right.phrase_bound) == [1, 1] and values(wrong.phrase_bound) == [0, 1]
-    everything_else = set(metrics.ObjectScores.__dataclass_fields__) - {"phrase_bound"}
+    everything_else = set(metrics.ObjectScores._fields) - {"phrase_bound"}
     assert undefined(right, *everything_else)
 
 
@@ -275,8 +275,8 @@ def test_detectors_of_transformers_judge_behind_the_interface(detector):
     scores = judge.score(images, [["a cat", "a red dog"], ["a red cat", "a dog"]], masks)
     assert (scores.present == 1).all()  # at threshold 0, something is always found
     assert ((scores.box_iou >= 0) & (scores.box_iou <= 1)).all()
-    together = judge.detector.find(images, ["a cat", "a red dog"])
-    alone = judge.detector.find(images[1:], ["a red dog"])
+    together = judge.model.find(images, ["a cat", "a red dog"])
+    alone = judge.model.find(images[1:], ["a red dog"])
     assert torch.allclose(together[1].box, alone[0].box, atol=1e-4)
     for boxes in together:
         assert (boxes.score[1:] <= boxes.score[:-1]).all()

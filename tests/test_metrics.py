@@ -216,14 +216,6 @@ def test_masks_on_another_grid_are_refused():
         )  # fmt: skip
 
 
-def test_scores_join_and_split_by_scene():
-    good, bad = score([(LEFT, CAT, RED), (RIGHT, DOG, BLUE)]), score([])
-    both = metrics.ObjectScores.cat([good, bad])
-    assert len(both) == 2
-    assert metrics.aggregate(both)["presence"] == 50
-    assert metrics.aggregate(both.rows(torch.tensor([True, False])))["presence"] == 100
-
-
 def test_to_grid_keeps_cells_that_are_half_covered():
     fine = torch.zeros(256, 256)
     fine[0:4, 0:2] = 1  # exactly half of the first cell

@@ -10,8 +10,8 @@ from diffusers import StableDiffusion3Pipeline
 from torch import nn
 
 from densenb.attention import dense_attention
-from densenb.evaluate import score_layout
 from densenb.layout import Layout, Region, box
+from densenb.measuring import score_layout
 from densenb.modulation import DenseConfig
 from densenb.pipelines import MINIATURE, call_inputs, generate, generators, load
 from densenb.tiny import captions, train

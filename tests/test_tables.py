@@ -28,7 +28,7 @@ def suite(few_backgrounds):
 
 def scores(iou: torch.Tensor, **fields: torch.Tensor) -> metrics.ObjectScores:
     nothing = torch.full_like(iou, torch.nan)
-    names = metrics.ObjectScores.__dataclass_fields__
+    names = metrics.ObjectScores._fields
     given = {"iou": iou, "present": iou * 0 + 1} | fields
     return metrics.ObjectScores(**{name: given.get(name, nothing) for name in names})
 

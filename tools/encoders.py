@@ -22,6 +22,7 @@ import densenb as dnb
 from densenb import evaluate
 from densenb.pipelines import MINIATURE
 from densenb.suites import build_suite
+from densenb.tables import table
 
 
 def without_t5(pipe: Any) -> Any:
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         scored = evaluate.evaluate(make(device), ["stock"], suite, batch_size=options.batch_size)
         rows.append(scored[-1] | {"method": name})
         options.out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    print(evaluate.table(rows))
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from tqdm.auto import tqdm
 
 import densenb as dnb
 from densenb import evaluate
 from densenb.suites import build_suite, noise
+from densenb.tables import aligned
 from densenb.tiny.oracle import load_oracle
 from densenb.tiny.world import NOUNS
 
@@ -45,7 +47,7 @@ def drawn(pipe: Any, suite: Any, method: str, index: int) -> torch.Tensor:
 def pictures(labels: list[dict], suites: dict[str, Any], folder: Path | None) -> Iterator:
     """Every labelled picture, read from a folder or drawn again."""
     pipe = None if folder else dnb.load("tiny", evaluate.best_device())
-    for label in evaluate.tqdm(labels, unit="picture"):
+    for label in tqdm(labels, unit="picture"):
         suite, method, index = label["suite"], label["method"], label["scene"]
         if folder is None:
             yield drawn(pipe, suites[suite], method, index)
@@ -94,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     for method, (shown, objects, *numbers) in counts.items():
         shares = (f"{number} ({100 * number / objects:.0f} %)" for number in numbers)
         lines.append([method, str(shown), str(objects), *shares])
-    print(evaluate.aligned(lines))
+    print(aligned(lines))
 
 
 if __name__ == "__main__":

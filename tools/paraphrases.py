@@ -17,7 +17,9 @@ from tqdm.auto import tqdm
 
 import densenb as dnb
 from densenb import plots
-from densenb.evaluate import aligned, best_device, draw, latent_shape, score_layout
+from densenb.evaluate import best_device, draw, latent_shape
+from densenb.measuring import score_layout
+from densenb.tables import aligned
 
 CAT = """\
 cat with red umbrella

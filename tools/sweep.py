@@ -24,6 +24,7 @@ from densenb import evaluate
 from densenb.baselines import HardMask, MultiplyWeights, PaintWithWords, ScaleByArea, ScaleText
 from densenb.modulation import DenseConfig, Rule
 from densenb.suites import build_suite, known
+from densenb.tables import aligned
 
 ROWS = HardMask.quadrants[:2]  # image->text and image->image: the rows of the image
 
@@ -248,7 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
     for row in rows:
         values = (row[name] for name in COLUMNS)
         lines.append([row["method"], *("-" if v is None else f"{v:.1f}" for v in values)])
-    print(evaluate.aligned(lines))
+    print(aligned(lines))
 
 
 if __name__ == "__main__":
