@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets
@@ -19,9 +19,7 @@ from torch import Tensor
 
 from densenb.attention_plots import share_inside
 from densenb.charts import read_quadrants
-from densenb.layout import Layout
 from densenb.pictures import (
-    AMOUNTS,
     caption,
     glow,
     heat,
@@ -34,6 +32,7 @@ from densenb.pictures import (
 from densenb.records import Record
 
 QUADRANTS = 252  # pixels per side of the quadrants' matrix
+BACKGROUND = -1  # its phrase is the last, after those of the regions
 MEAN = -1  # stands for the mean of all heads: for a widget, None means that nothing is chosen
 
 
@@ -47,62 +46,53 @@ class Shown:
 
 
 class StepBlockHead(Shown):
-    """Explore recorded maps by step, block and head.
+    """Explore the recorded maps of every phrase by step, block and head.
 
-    The controls are `step`, `block`, `head` (a value of -1 is the mean of all heads) and `what`.
-    `values [rows, columns]`, `image` (PIL) and `reading` (one line of text) show the map that is
-    chosen. Taught in notebook 02.
+    The controls are `what` (the phrase), `step`, `block` and `head` (a value of -1 is the mean of
+    all heads). `values [rows, columns]`, `image` (PIL) and `reading` (one line of text) show the
+    map that is chosen. Taught in notebook 02.
 
     Args:
-        maps: [S, L, H, rows, columns], or several such tensors by name.
-        steps, blocks, heads: the S, L and H names; by default their numbers.
-        layout: outlines the region of a name that is one of its phrases.
+        record: from `record_attention`.
         picture: shown beside the map, and under it.
+        direction: "image_text" (how much each image token attends to the phrase) or "text_image".
+        number: which of the recorded pictures to explore.
 
-    Raises ValueError for maps of another shape.
+    Raises ValueError for a number that was not recorded.
     """
 
     def __init__(
         self,
-        maps: Tensor | Mapping[str, Tensor],
-        steps: Sequence[object] | None = None,
-        blocks: Sequence[object] | None = None,
-        heads: Sequence[object] | None = None,
-        layout: Layout | None = None,
+        record: Record,
         picture: Image.Image | Tensor | None = None,
+        direction: str = "image_text",
+        number: int = 0,
     ) -> None:
-        named = maps if isinstance(maps, Mapping) else {"attention": maps}
-        self._maps = {name: torch.as_tensor(value) for name, value in named.items()}
-        shape = next(iter(self._maps.values())).shape
-        for name, value in self._maps.items():
-            if value.ndim != 5 or value.shape != shape:
-                raise ValueError(
-                    f"{name!r} has shape {list(value.shape)}: give [steps, blocks, heads, rows, "
-                    "columns], the same for each name."
-                )
-        self._layout, self._picture = layout, picture
-        self._regions = (
-            {} if layout is None else {r.phrase: i for i, r in enumerate(layout.regions)}
-        )
-        self._names, sliders = [], []
-        axes = {"step": steps, "block": blocks, "head": heads}
-        for (axis, given), count in zip(axes.items(), shape[:3], strict=True):
-            names = [str(name) for name in (range(count) if given is None else given)]
-            if len(names) != count:
-                raise ValueError(f"{len(names)} names for {count} {axis}s: give one for each.")
-            options = [(name, i) for i, name in enumerate(names)]
-            if axis == "head" and count > 1:
-                options.insert(0, ("mean", MEAN))
-            slider = ipywidgets.SelectionSlider(
+        axes = record.axes()
+        if number not in range(len(axes.pictures)):
+            raise ValueError(
+                f"number is {number!r}, but 0 to {len(axes.pictures) - 1} were recorded."
+            )
+        _, row = axes.pictures[number]
+        layout = next(e.layout for e in record.entries if e.conditional and e.picture == row)
+        self._layout, self._picture = record.layouts[layout], picture
+        self._maps = record.tensor(direction)[:, :, number]  # (S, L, K, P, rows, columns)
+        places = [*range(len(self._layout.regions)), BACKGROUND]
+        self._places = dict(zip(self._layout.phrases, places, strict=False))
+        steps = zip(axes.steps, axes.sigmas, strict=True)
+        self.step, self.block, self.head = (
+            ipywidgets.SelectionSlider(
                 options=options,
-                value=options[0][1],
-                description=axis,
+                description=name,
                 layout={"width": "420px", "max_width": "100%"},  # fits "27 (sigma 0.03)"
             )
-            self._names.append(names)
-            sliders.append(slider)
-        self.step, self.block, self.head = sliders
-        self.what = ipywidgets.Dropdown(options=list(self._maps), description="of")
+            for name, options in (
+                ("step", _numbered(f"{step} (sigma {sigma:.2f})" for step, sigma in steps)),
+                ("block", _numbered(axes.blocks)),
+                ("head", [("mean", MEAN)] * (len(axes.heads) > 1) + _numbered(axes.heads)),
+            )
+        )
+        self.what = ipywidgets.Dropdown(options=list(self._places), description="of")
         self._shown, self._reading = ipywidgets.Image(format="png"), ipywidgets.HTML()
         controls = (self.what, self.step, self.block, self.head)
         self.box = ipywidgets.VBox([ipywidgets.VBox(controls), self._shown, self._reading])
@@ -112,79 +102,43 @@ class StepBlockHead(Shown):
 
     def _update(self, change: Any = None) -> None:
         name, head = self.what.value, self.head.value
-        values = self._maps[name][self.step.value, self.block.value].float()  # (H, rows, columns)
+        place = self._places[name]
+        values = self._maps[self.step.value, self.block.value, :, place]  # (K, rows, columns)
         self.values = values.mean(dim=0) if head == MEAN else values[head]  # (rows, columns)
-        region = self._regions.get(name)
-        self.image, self.reading = self._drawing(name, region), self._line(name, region)
+        self.image, self.reading = self._drawing(name, place), self._line(name, place)
         self._shown.value = png(self.image)
         self._reading.value = html.escape(self.reading)
 
-    def _drawing(self, name: str, region: int | None) -> Image.Image:
+    def _drawing(self, name: str, place: int) -> Image.Image:
         rows, columns = self.values.shape
         known = self.values.nan_to_num(0)
         zoom = max(1, 256 // columns)
         size = (columns * zoom, rows * zoom)
-        colours = heat(known, 0, float(known.max()), AMOUNTS)
+        colours = heat(known, 0, float(known.max()))
         panels = {f"{name}\n0 to {known.max():.3g}": colours.resize(size, Image.Resampling.NEAREST)}
         if self._picture is not None:
             picture = to_image(self._picture).resize(size, Image.Resampling.LANCZOS)
-            panels["where, over the picture"] = glow(picture, known, region_colour(region or 0))
+            panels["where, over the picture"] = glow(picture, known, region_colour(max(place, 0)))
             panels["picture"] = picture
-        if region is not None:
+        if place != BACKGROUND:
             masks = self._layout.pixel_masks(size[1], size[0])  # (R, height, width)
-            masks[torch.arange(len(masks)) != region] = 0  # outline only this one, in its color
+            masks[torch.arange(len(masks)) != place] = 0  # outline only this one, in its color
             panels = {title: overlay(panel, masks, line=1) for title, panel in panels.items()}
         return side_by_side(panels, side=256)
 
-    def _line(self, name: str, region: int | None) -> str:
-        steps, blocks, heads = self._names
-        head = "mean of the heads" if self.head.value == MEAN else f"head {heads[self.head.value]}"
-        where = f"{name}, step {steps[self.step.value]}, block {blocks[self.block.value]}, {head}"
+    def _line(self, name: str, place: int) -> str:
+        head = "mean of the heads" if self.head.value == MEAN else f"head {self.head.label}"
+        where = f"{name}, step {self.step.label}, block {self.block.label}, {head}"
         values = self.values.nan_to_num(0)
-        if region is None:
+        if place == BACKGROUND:
             row, column = divmod(int(values.argmax()), values.shape[1])
             return f"{where}: highest {values.max():.3g} (row {row}, column {column})."
-        mask = self._layout.token_masks(*values.shape)[region]  # (rows, columns)
+        mask = self._layout.token_masks(*values.shape)[place]  # (rows, columns)
         share, area = share_inside(values, mask), mask.float().mean()
         return f"{where}: {share:.0%} in its region ({area:.0%} of the picture)."
 
 
-def explore(
-    record: Record,
-    picture: Image.Image | Tensor | None = None,
-    direction: str = "image_text",
-    number: int = 0,
-) -> StepBlockHead:
-    """Explore the recorded maps of every phrase by step, block and head.
-
-    Args:
-        record: from `record_attention`.
-        picture: shown beside the maps, and under them.
-        direction: "image_text" (how much each image token attends to the phrase) or "text_image".
-        number: which of the recorded pictures to explore.
-
-    Taught in notebook 02.
-    """
-    axes = record.axes()
-    if number not in range(len(axes.pictures)):
-        raise ValueError(f"number is {number!r}, but 0 to {len(axes.pictures) - 1} were recorded.")
-    _, row = axes.pictures[number]
-    layout = record.layouts[
-        next(entry.layout for entry in record.entries if entry.conditional and entry.picture == row)
-    ]
-    maps = record.tensor(direction)[:, :, number]  # (S, L, K, P, rows, columns)
-    places = [*range(len(layout.regions)), -1]  # the background's phrase is the last
-    return StepBlockHead(
-        {phrase: maps[..., i, :, :] for i, phrase in zip(places, layout.phrases, strict=False)},
-        [
-            f"{step} (sigma {sigma:.2f})"
-            for step, sigma in zip(axes.steps, axes.sigmas, strict=True)
-        ],
-        axes.blocks,
-        axes.heads,
-        layout,
-        picture,
-    )
+explore = StepBlockHead  # what a notebook calls it
 
 
 class SideBySide(Shown):
@@ -292,6 +246,11 @@ def quadrant_picture(
 
 
 # ------------------------------------------------------------------------------------- small parts
+def _numbered(names: Iterable[object]) -> list[tuple[str, int]]:
+    """Options of a slider: each name, and its number as the value."""
+    return [(str(name), i) for i, name in enumerate(names)]
+
+
 def png(image: Image.Image) -> bytes:
     """The picture as the bytes of a PNG file, which widgets take."""
     file = io.BytesIO()

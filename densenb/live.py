@@ -1,8 +1,8 @@
 """What sliders show while they move: masks, the token grid and the change to attention.
 
 Nothing is sampled: the strengths come from the functions that modulate attention, and pictures are
-drawn without figures, so they follow the slider. Also here: a layout and its settings
-written as Python code.
+drawn without figures, so they follow the slider. A layout and its settings are also written here as
+Python code.
 """
 
 from __future__ import annotations
