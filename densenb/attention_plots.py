@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from densenb.layout import TOKEN_PIXELS
 from densenb.pictures import AMOUNTS, to_image, wrapped
 
 MOST = 12  # maps side by side; with more of them, none can be read on a page
@@ -43,18 +42,11 @@ def attention_strip(
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(rows), across, squeeze=False)
     for axis_row, (name, strip) in zip(axes, rows.items(), strict=True):
-        height, width = (TOKEN_PIXELS * count for count in strip.shape[1:])
-        extent = (0, width, height, 0)
         if picture is not None:
-            axis_row[0].imshow(to_image(picture), extent=extent)
+            axis_row[0].imshow(to_image(picture))
         for axis, values in zip(axis_row[first:], strip, strict=True):
             drawn = axis.imshow(
-                values.numpy(),
-                AMOUNTS,
-                vmin=0,
-                vmax=strip.max(),
-                extent=extent,
-                interpolation="nearest",
+                values.numpy(), AMOUNTS, vmin=0, vmax=strip.max(), interpolation="nearest"
             )
         for axis in axis_row:
             axis.set(xticks=[], yticks=[])

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from densenb import pictures
 from densenb.layout import Layout
 from densenb.masks import Pixels
 from densenb.modulation import (
@@ -27,15 +28,6 @@ from densenb.modulation import (
     region_strength,
     same_region,
     schedule,
-)
-from densenb.pictures import (
-    DIFFERENCES,
-    caption,
-    heat,
-    label,
-    label_regions,
-    overlay,
-    side_by_side,
 )
 from densenb.pipelines import tier
 from densenb.plans import Plans
@@ -135,15 +127,15 @@ def live_picture(
     paper = torch.full((3, height, width), 0.94)
 
     masks = layout.pixel_masks(height, width)  # (R, height, width)
-    painted = overlay(paper, masks, fill=0.5)
-    label_regions(painted, masks, phrases)
-    squares = overlay(paper, enlarged, fill=0.5, line=1)
+    painted = pictures.overlay(paper, masks, fill=0.5)
+    pictures.label_regions(painted, masks, phrases)
+    squares = pictures.overlay(paper, enlarged, fill=0.5, line=1)
     pen = ImageDraw.Draw(squares)
     for i in range(1, rows):
         pen.line((0, i * zoom, width, i * zoom), fill="white")
     for i in range(1, columns):
         pen.line((i * zoom, 0, i * zoom, height), fill="white")
-    label_regions(squares, enlarged, [f"{mask.sum():.0f} tokens" for mask in tokens])
+    pictures.label_regions(squares, enlarged, [f"{mask.sum():.0f} tokens" for mask in tokens])
 
     y, x = _middle(tokens[region])
     words = text_bias(plan, config, steps[0], region)
@@ -152,12 +144,12 @@ def live_picture(
     reach, unit = (HIGHEST_BIAS, "logits") if fixed else (1.0, "of range")
     panels = {"regions": painted, f"{rows} x {columns} image tokens": squares}
     for name, bias in ((phrases[region], words), ("image, from x", others)):
-        colours = heat(bias.view(rows, columns), -reach, reach, DIFFERENCES)
+        colours = pictures.heat(bias.view(rows, columns), -reach, reach, pictures.DIFFERENCES)
         title = f"image -> {name:.18}\n{bias.min() + 0:+.2f} to {bias.max() + 0:+.2f} {unit}"
         title += f"\ncolours end at {-reach:+g} and {reach:+g}"
         panels[title] = colours.resize((width, height), Image.Resampling.NEAREST)
-    label(panels[title], ((x + 0.5) * zoom, (y + 0.5) * zoom), "x", size=16)
-    top = side_by_side(panels, PANEL)
+    pictures.label(panels[title], ((x + 0.5) * zoom, (y + 0.5) * zoom), "x", size=16)
+    top = pictures.side_by_side(panels, PANEL)
     bottom = _bars(strength_left(config, steps), top.width)
     canvas = Image.new("RGB", (top.width, top.height + bottom.height), "white")
     canvas.paste(top, (0, 0))
@@ -180,7 +172,7 @@ def _bars(values: Sequence[float], width: int) -> Image.Image:
     canvas = Image.new("RGB", (width, head + full + gap), "white")
     edited = [i for i, value in enumerate(values) if value > 0]
     which = f"{edited[0]} to {edited[-1]} of 0 to {len(values) - 1}" if edited else "none"
-    caption(canvas, (gap, 2), f"share of the strength at each step; edited: {which}")
+    pictures.caption(canvas, (gap, 2), f"share of the strength at each step; edited: {which}")
     pen = ImageDraw.Draw(canvas)
     step = (width - 2 * gap) / len(values)
     for i, value in enumerate(values):
@@ -188,7 +180,7 @@ def _bars(values: Sequence[float], width: int) -> Image.Image:
         pen.rectangle((left, head, right, head + full), fill="#EEEEEE")
         pen.rectangle((left, head + full * (1 - min(value, 1)), right, head + full), fill="#555555")
         if len(values) <= 16:
-            label(canvas, ((left + right) / 2, head + full / 2), f"{value:.2f}")
+            pictures.label(canvas, ((left + right) / 2, head + full / 2), f"{value:.2f}")
     return canvas
 
 

@@ -136,20 +136,18 @@ class Painter(Shown):
         if texts == self._texts:
             return  # set by Python
         try:
-            self._accept(texts, self._masks_of(texts))
+            if len(texts) != len(self._texts):
+                raise ValueError(f"{len(texts)} masks were painted for {len(self._texts)} regions.")
+            size = self.canvas.height, self.canvas.width
+            masks = [
+                self._exact.get((i, text)) or mask_of_canvas(text, *size)
+                for i, text in enumerate(texts)
+            ]
+            self._accept(texts, masks)
             self._report()
         except Exception as error:
             self.canvas.masks = self._texts  # the page shows the last masks that Python accepted
             self.canvas.message = f"{type(error).__name__}: {error}"
-
-    def _masks_of(self, texts: list[str]) -> list[Mask | None]:
-        if len(texts) != len(self._texts):
-            raise ValueError(f"{len(texts)} masks were painted for {len(self._texts)} regions.")
-        size = self.canvas.height, self.canvas.width
-        return [
-            self._exact.get((i, text)) or mask_of_canvas(text, *size)
-            for i, text in enumerate(texts)
-        ]
 
     def _accept(self, texts: list[str], masks: list[Mask | None]) -> None:
         self._texts, self._masks = texts, masks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -63,21 +64,21 @@ def by_word(layout: Layout) -> Layout:
     when every word occurs more than once. Taught in notebook 11.
     """
     text = layout.text
-    spans = [
-        find_phrase(text, phrase)[which]
-        for phrase, which in zip(layout.phrases, layout.occurrences, strict=True)
-    ][: len(layout.regions)]
-    found = list(WORD.finditer(text))
-    words = [match.group().lower() for match in found]
+    spans = [  # (start, end) of each region's phrase in the text
+        find_phrase(text, region.phrase)[which]
+        for region, which in zip(layout.regions, layout.occurrences, strict=False)
+    ]
+    words = list(WORD.finditer(text))
+    counts = Counter(word.group().lower() for word in words)
     regions = []
-    for match, word in zip(found, words, strict=True):
-        if words.count(word) == 1:
-            inside = (
+    for word in words:
+        if counts[word.group().lower()] == 1:
+            masks = (
                 region.mask
                 for region, (start, end) in zip(layout.regions, spans, strict=True)
-                if start <= match.start() and match.end() <= end
+                if start <= word.start() and word.end() <= end
             )
-            regions.append(Region(match.group(), next(inside, box(0, 0, 1, 1))))
+            regions.append(Region(word.group(), next(masks, box(0, 0, 1, 1))))
     if not regions:
         raise ValueError(f"no word occurs once in {text!r}: give another caption.")
     return Layout(text, regions)

@@ -211,7 +211,7 @@ def test_phrases_outside_the_caption_are_told_once(recwarn):
     assert painter.layout.text == layout.text and told() == 1
 
 
-# ------------------------------------------------------------------------------- the page, no page
+# ------------------------------------------------------------------ without anywidget, and the page
 def test_without_anywidget_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(module, "anywidget", None)
     with pytest.raises(ImportError, match="pip install anywidget"):

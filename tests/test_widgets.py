@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import densenb as dnb
-from densenb import live, pipelines, widgets
+from densenb import live, pictures, pipelines, widgets
 from densenb.modulation import Plan, Step, modulate
 from densenb.records import Entry, Record
 from densenb.worker import alone
@@ -293,8 +293,8 @@ def test_every_bias_that_a_slider_can_give_has_its_own_colour(pipe, monkeypatch)
     config = dnb.DenseConfig(value_range=None, image_text=2, decay=0, area=0)
     sliders = widgets.ConfigSliders(pipe, LAYOUT, ["image_text"], config)
     titles = []
-    real = live.side_by_side
-    monkeypatch.setattr(live, "side_by_side", lambda p, side: titles.extend(p) or real(p, side))
+    real = pictures.side_by_side
+    monkeypatch.setattr(pictures, "side_by_side", lambda p, side: titles.extend(p) or real(p, side))
     shown = set()
     for logits in (2.0, 6.0, 8.0, sliders.settings["image_text"].max):
         sliders.settings["image_text"].value = logits
