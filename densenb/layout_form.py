@@ -1,7 +1,7 @@
 """A form for a layout: its words in text boxes, its masks on a board.
 
 The board is the painter, or sliders where anywidget is not installed. The form and both boards have
-`layout`, `box`, `set_layout(layout)` and `on_change(callback)`.
+`layout`, `set_layout(layout)` and `on_change(callback)`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from densenb import painter
 from densenb.explorer import Shown, png
 from densenb.layout import Layout, Region
-from densenb.masks import Mask, box
+from densenb.masks import box
 from densenb.painter import Painter
 from densenb.pictures import label_regions, overlay, region_colour
 from densenb.widgets import RegionSliders, told, with_masks
@@ -95,11 +95,11 @@ class Row:
     box: ipywidgets.Widget
 
 
-class LayoutForm(Shown):
+class LayoutForm:
     """Caption, background, and for each region its phrase, strength and mask.
 
     `caption`, `background`, `rows[i].phrase` and `rows[i].strength` are controls, and `board` holds
-    the masks. `message` shows the errors of the buttons. `words` is everything except the board.
+    the masks. `words` is everything except the board. `message` shows the errors of the buttons.
     Renaming, adding or removing a region clears the painter's undo history, and the masks stay.
     Taught in notebook 11.
 
@@ -119,7 +119,6 @@ class LayoutForm(Shown):
         self.message = ipywidgets.HTML()
         parts = [self.caption, self._rows, self.background, self.add, self.message]
         self.words = ipywidgets.VBox(parts)
-        self.box = ipywidgets.HBox([self.board.box, self.words])
         self._callbacks: list[Callable[[], Any]] = []
         self.set_layout(layout)
         for control in (self.caption, self.background):
@@ -149,9 +148,9 @@ class LayoutForm(Shown):
             self._quiet = False
         self._on_change()
 
-    def add_region(self, phrase: str, mask: Mask = NEW_REGION) -> None:
-        """Add a region, by default in the middle."""
-        self.set_layout(self._with([*self.layout.regions, Region(phrase, mask)]))
+    def add_region(self, phrase: str) -> None:
+        """Add a region in the middle."""
+        self.set_layout(self._with([*self.layout.regions, Region(phrase, NEW_REGION)]))
 
     def remove_region(self, index: int) -> None:
         """Remove the region with a number from 0; ValueError for the only region."""
@@ -191,14 +190,12 @@ class LayoutForm(Shown):
         return Row(region, phrase, strength, remove, controls)
 
     def _on_renamed(self, change: Any) -> None:
-        self._quiet = True
         try:
-            self.board.set_layout(self.layout)  # shows the phrases on the regions
+            layout = self.layout
         except ValueError:
-            pass  # the callbacks read `layout` and show the error
-        finally:
-            self._quiet = False
-        self._on_change()
+            self._on_change()  # the callbacks read `layout` and show the error
+        else:
+            self.board.set_layout(layout)  # shows the phrases on the regions, and calls back
 
     def _on_change(self, change: Any = None) -> None:
         if not self._quiet:
