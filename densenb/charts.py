@@ -1,7 +1,7 @@
-"""Attention as numbers: by block and step, quadrant by quadrant, along the sampling.
+"""Attention as numbers: by block and step, by quadrant, and along the sampling.
 
-Each figure has a companion that reads the same data in one line. They take tensors and names, never
-a model; NaN is what was not measured. `plots` has all of them at hand.
+Each figure has a companion that reads the same data in one line of text. Both take tensors and
+names, never a model; NaN stands for what was not measured. Import them from `plots`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from densenb.attention_plots import phrase_colour, phrase_index
-from densenb.layout import Layout
 from densenb.pictures import AMOUNTS, BARE, DIFFERENCES, wrapped
 
 
@@ -28,10 +24,16 @@ def block_step_heatmap(
     centre: float | None = None,
     axes: tuple[str, str] = ("block", "step"),
 ) -> Figure:
-    """A number for each block and step, [L, S]; what is not there (NaN) is hatched.
+    """A number for each block and step; missing ones (NaN) are hatched.
 
-    rows, columns: the names along either axis. label: what is measured, with its unit. centre: the
-    value that is neither much nor little; the colours part there. Taught in notebook 02.
+    Args:
+        values: [L, S].
+        rows, columns: the L and the S names along the axes.
+        label: what is measured, with its unit.
+        centre: a neutral value, where two ranges of colors meet.
+        axes: what the rows and the columns are.
+
+    Taught in notebook 02.
     """
     values = _table(values, rows, columns)
     known = values[~values.isnan()]
@@ -47,7 +49,9 @@ def block_step_heatmap(
     drawn = axis.imshow(
         values.numpy(), colours, vmin=low, vmax=high, aspect="auto", interpolation="nearest"
     )
-    _ticks(axis, rows, columns)
+    for names, ticks in ((rows, axis.set_yticks), (columns, axis.set_xticks)):
+        places = range(0, len(names), -(-len(names) // 16))  # at most 16 names can be read
+        ticks(places, [str(names[i]) for i in places], fontsize=7)
     axis.set_ylabel(axes[0], fontsize=9)
     axis.set_xlabel(axes[1], fontsize=9)
     bar = figure.colorbar(drawn, ax=axis, pad=0.02)
@@ -64,9 +68,9 @@ def read_heatmap(
     centre: float | None = None,
     axes: tuple[str, str] = ("block", "step"),
 ) -> str:
-    """The heat map in a line: its highest, lowest and mean value; with a centre, how many exceed.
+    """The heat map in a line: the highest, lowest and mean value, and how many exceed `centre`.
 
-    Takes what `block_step_heatmap` takes.
+    Takes the arguments of `block_step_heatmap`.
     """
     values = _table(values, rows, columns)
     known = values[~values.isnan()]
@@ -84,25 +88,25 @@ def read_heatmap(
 def quadrants(
     before: Tensor,
     after: Tensor,
-    names: Sequence[str] | None,
+    names: Sequence[str],
     split: int,
     titles: tuple[str, str] = ("before", "after"),
     label: str = "share of the query's attention",
 ) -> Figure:
-    """Joint attention as a matrix with its four quadrants, before, after, and the difference.
+    """Joint attention between groups of tokens in four quadrants: before, after, the difference.
 
     Args:
-        before, after: [G, G], queries down, keys across. Groups of tokens (attention summed over
-            the keys of a group, averaged over its queries), or pooled tokens.
-        names: of the G groups; None for pooled tokens, which stay without.
-        split: how many of the G are image; the others are text.
-        titles, label: what the two are, and what the numbers are.
+        before, after: [G, G], queries down, keys across: attention summed over the keys of a group
+            and averaged over its queries.
+        names: of the G groups.
+        split: how many of the G groups are image; the others are text.
+        titles, label: what the two matrices are, and what the numbers are.
 
-    Taught in notebook 02.
+    Taught in notebook 04.
     """
     before, after = _matrices(before, after, names, split)
-    count = len(before)
-    figure = Figure(figsize=(8, 3.4 if names is None else 4.0), layout="constrained")
+    count = len(names)
+    figure = Figure(figsize=(8, 4.0), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
     high = torch.stack([before, after]).nan_to_num(0).max()
     reach = (after - before).nan_to_num(0).abs().max().clamp(min=1e-12)
@@ -111,7 +115,6 @@ def quadrants(
         (titles[1], after, AMOUNTS, 0, high),
         (f"{titles[1]} - {titles[0]}", after - before, DIFFERENCES, -reach, reach),
     )
-    middles = {"image": (split - 1) / 2, "text": (split + count - 1) / 2}
     for axis, (title, matrix, colours, low, top) in zip(axes, panels, strict=True):
         drawn = axis.imshow(matrix.numpy(), colours, vmin=low, vmax=top, interpolation="nearest")
         axis.patch.set(hatch="////", facecolor="white", edgecolor=BARE)
@@ -120,21 +123,19 @@ def quadrants(
         for line in (axis.axhline, axis.axvline):
             line(split - 0.5, color="white", linewidth=3)
             line(split - 0.5, color="black", linewidth=1)
-        if names is None:
-            axis.set_xticks(list(middles.values()), [f"{kind} keys" for kind in middles])
-        else:
-            axis.set_xticks(range(count), [wrapped(name) for name in names], rotation=90)
-            if count <= 8:
-                _numbers(axis, matrix, drawn)
+        axis.set_xticks(range(count), [wrapped(name) for name in names], rotation=90)
+        for row, column in (~matrix.isnan()).nonzero().tolist() if count <= 8 else ():
+            value = matrix[row, column].item()
+            dark = sum(drawn.to_rgba(value)[:3]) < 1.4
+            axis.text(
+                column, row, f"{round(100 * value)}", ha="center", va="center", fontsize=6,
+                color="white" if dark else "black",
+            )  # fmt: skip
         axis.tick_params(labelsize=7, length=0)
         bar = figure.colorbar(drawn, ax=axis, location="bottom", pad=0.03, aspect=25)
         bar.ax.tick_params(labelsize=6)
-    if names is None:
-        kinds = [f"{kind} queries" for kind in middles]
-        axes[0].set_yticks(list(middles.values()), kinds, rotation=90, va="center")
-    else:
-        axes[0].set_yticks(range(count), [wrapped(name) for name in names])
-        axes[0].set_ylabel("queries down, keys across", fontsize=7)
+    axes[0].set_yticks(range(count), [wrapped(name) for name in names])
+    axes[0].set_ylabel("queries down, keys across", fontsize=7)
     figure.supxlabel(label, fontsize=7)
     return figure
 
@@ -142,18 +143,20 @@ def quadrants(
 def read_quadrants(
     before: Tensor,
     after: Tensor,
-    names: Sequence[str] | None,
+    names: Sequence[str],
     split: int,
     sizes: Sequence[float] | Tensor | None = None,
 ) -> str:
     """The matrices in a line: each quadrant's share of its queries' attention, before and after.
 
-    sizes: how many tokens each of the G groups has, so that a share is the mean over queries;
-    without them each group counts the same.
+    Args:
+        before, after, names, split: as for `quadrants`.
+        sizes: how many tokens each of the G groups has; a share is then the mean over the queries.
+            Without sizes, all groups count the same.
     """
     before, after = _matrices(before, after, names, split)
     weight = torch.ones(len(before)) if sizes is None else torch.as_tensor(sizes).float().cpu()
-    weight = weight * ~before.isnan().all(dim=1)
+    weight = weight * ~before.isnan().all(dim=1)  # (G,)
     spans = {"image": slice(0, split), "text": slice(split, None)}
     parts = []
     for query, rows in spans.items():
@@ -163,13 +166,12 @@ def read_quadrants(
                 for matrix in (before, after)
             ]
             parts.append(f"{query} -> {key} {shares[0]:.0%}, then {shares[1]:.0%}")
-    if names is not None:
-        change = (after - before).nan_to_num(0).abs()
-        row, column = divmod(int(change.argmax()), len(names))
-        parts.append(
-            f"the largest change: {names[row]} -> {names[column]} "
-            f"{before[row, column]:.0%}, then {after[row, column]:.0%}"
-        )
+    change = (after - before).nan_to_num(0).abs()
+    row, column = divmod(int(change.argmax()), len(names))
+    parts.append(
+        f"the largest change: {names[row]} -> {names[column]} "
+        f"{before[row, column]:.0%}, then {after[row, column]:.0%}"
+    )
     return "; ".join(parts) + "."
 
 
@@ -179,22 +181,18 @@ def curves(
     x: Sequence[float],
     xlabel: str,
     ylabel: str,
-    layout: Layout | None = None,
 ) -> Figure:
     """Numbers along the sampling, such as text mass by step: a line for each name.
 
-    values: for each name as many numbers as `x` has. A name that is a phrase of the layout gets its
-    region's colour, any other a grey; all differ in line style. An `x` that falls, as timesteps do,
-    runs from left to right too. Taught in notebook 02.
+    `values` has a number for each `x` under each name. The lines differ in gray and in style. The
+    axis is reversed when `x` falls, as timesteps do. Taught in notebook 02.
     """
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     axis = figure.subplots()
     for i, (name, line) in enumerate(_lines(values, x).items()):
-        index = phrase_index(layout, name)
-        grey = ("#000000", "#777777", "#B0B0B0")[i % 3]
-        colour = grey if index is None else phrase_colour(layout, index)
+        gray = ("#000000", "#777777", "#B0B0B0")[i % 3]
         style, marker = ("-", "--", "-.", ":")[i % 4], "osD^v"[i % 5]
-        axis.plot(x, line, style, marker=marker, markersize=3, color=colour, label=name, lw=1.6)
+        axis.plot(x, line, style, marker=marker, markersize=3, color=gray, label=name, lw=1.6)
     if x[0] > x[-1]:
         axis.invert_xaxis()
     axis.set_xlabel(xlabel, fontsize=9)
@@ -208,7 +206,7 @@ def curves(
 def read_curves(
     values: Mapping[str, Sequence[float] | Tensor], x: Sequence[float], xlabel: str, ylabel: str
 ) -> str:
-    """The curves in a line: where each one starts, ends, and is highest."""
+    """The curves in a line: where each one starts and ends, and where it is highest."""
     parts = []
     for name, line in _lines(values, x).items():
         top = int(line.argmax())
@@ -218,41 +216,26 @@ def read_curves(
     return f"{ylabel}, {xlabel} {x[0]:g} to {x[-1]:g}: {'; '.join(parts)}."
 
 
-# ------------------------------------------------------------------------------------- small parts
-def _ticks(axis: Axes, rows: Sequence[object], columns: Sequence[object]) -> None:
-    """Names along both axes, as many as can be read."""
-    for names, ticks in ((rows, axis.set_yticks), (columns, axis.set_xticks)):
-        places = range(0, len(names), -(-len(names) // 16))
-        ticks(places, [str(names[i]) for i in places], fontsize=7)
-
-
-def _numbers(axis: Axes, matrix: Tensor, drawn: ScalarMappable) -> None:
-    """Each cell's number, in percent, black or white as its colour needs."""
-    for row, column in (~matrix.isnan()).nonzero().tolist():
-        value = matrix[row, column].item()
-        dark = sum(drawn.to_rgba(value)[:3]) < 1.4
-        axis.text(
-            column, row, f"{round(100 * value)}", ha="center", va="center", fontsize=6,
-            color="white" if dark else "black",
-        )  # fmt: skip
-
-
 # ------------------------------------------------------------------------------------------ checks
+def _plain(values: Sequence[float] | Tensor) -> Tensor:
+    return torch.as_tensor(values).detach().float().cpu()
+
+
 def _table(values: Tensor, rows: Sequence[object], columns: Sequence[object]) -> Tensor:
-    values = torch.as_tensor(values).detach().float().cpu()
+    values = _plain(values)
     if values.shape != (len(rows), len(columns)) or values.isnan().all():
         raise ValueError(
-            f"values have shape {list(values.shape)}: give a number, not all NaN, for each of the "
-            f"{len(rows)} rows and {len(columns)} columns."
+            f"values have shape {list(values.shape)}: give a number for each of the {len(rows)} "
+            f"rows and {len(columns)} columns, not all NaN."
         )
     return values
 
 
 def _matrices(
-    before: Tensor, after: Tensor, names: Sequence[str] | None, split: int
+    before: Tensor, after: Tensor, names: Sequence[str], split: int
 ) -> tuple[Tensor, Tensor]:
-    before, after = (torch.as_tensor(matrix).detach().float().cpu() for matrix in (before, after))
-    count = len(before) if names is None else len(names)
+    before, after = _plain(before), _plain(after)
+    count = len(names)
     if before.shape != (count, count) or after.shape != before.shape:
         raise ValueError(
             f"matrices have shapes {list(before.shape)} and {list(after.shape)}: give two of "
@@ -260,14 +243,14 @@ def _matrices(
         )
     if not 0 < split < count:
         raise ValueError(
-            f"split is {split}, but the first of {count} groups are image and the others text, "
-            f"neither none: give 1 to {count - 1}."
+            f"split is {split}, but of the {count} groups at least one has to be image and one "
+            f"text: give 1 to {count - 1}."
         )
     return before, after
 
 
 def _lines(values: Mapping[str, Sequence[float] | Tensor], x: Sequence[float]) -> dict[str, Tensor]:
-    lines = {name: torch.as_tensor(line).detach().float().cpu() for name, line in values.items()}
+    lines = {name: _plain(line) for name, line in values.items()}
     for name, line in lines.items():
         if line.shape != (len(x),):
             raise ValueError(

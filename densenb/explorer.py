@@ -1,13 +1,13 @@
-"""Walk through recorded attention by slider: timestep, block, head; one run, or two side by side.
+"""Explore recorded attention by slider: timestep, block and head, for one run or two side by side.
 
-Only core ipywidgets, and of those only what versions 7.7 and 8 share.
+Everything is built from core ipywidgets, from what versions 7.7 and 8 share.
 """
 
 from __future__ import annotations
 
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets
@@ -19,9 +19,7 @@ from torch import Tensor
 
 from densenb.attention_plots import share_inside
 from densenb.charts import read_quadrants
-from densenb.layout import Layout
 from densenb.pictures import (
-    AMOUNTS,
     caption,
     glow,
     heat,
@@ -33,12 +31,13 @@ from densenb.pictures import (
 )
 from densenb.records import Record
 
-QUADRANTS = 252  # pixels a side of the quadrants' matrix
-MEAN = -1  # in place of a head's number: widgets take None for "nothing chosen"
+QUADRANTS = 252  # pixels per side of the quadrants' matrix
+BACKGROUND = -1  # its phrase is the last, after those of the regions
+MEAN = -1  # stands for the mean of all heads: for a widget, None means that nothing is chosen
 
 
 class Shown:
-    """An object that a notebook shows as the widgets in its `box`."""
+    """An object that a notebook displays as the widgets in its `box`."""
 
     box: ipywidgets.Widget
 
@@ -47,57 +46,53 @@ class Shown:
 
 
 class StepBlockHead(Shown):
-    """Walk through recorded maps by step, block and head.
+    """Explore the recorded maps of every phrase by step, block and head.
 
-    Attributes: `step`, `block`, `head`, `what` (sliders; `head.value` -1 is the mean of all),
-    `values [rows, columns]`, `image` (PIL) and `reading` (one line) of what they say now. Taught in
-    notebook 02.
+    The controls are `what` (the phrase), `step`, `block` and `head` (a value of -1 is the mean of
+    all heads). `values [rows, columns]`, `image` (PIL) and `reading` (one line of text) show the
+    map that is chosen. Taught in notebook 02.
 
     Args:
-        maps: [S, L, H, rows, columns], or several of them by name.
-        steps, blocks, heads: names of the S, L and H; by default their numbers.
-        layout: outlines the region of a name that is one of its phrases.
-        picture: stands beside the map, and under it.
+        record: from `record_attention`.
+        picture: shown beside the map, and under it.
+        direction: "image_text" (how much each image token attends to the phrase) or "text_image".
+        number: which of the recorded pictures to explore.
 
-    Raises ValueError for maps of another shape.
+    Raises ValueError for a number that was not recorded.
     """
 
     def __init__(
         self,
-        maps: Tensor | Mapping[str, Tensor],
-        steps: Sequence[object] | None = None,
-        blocks: Sequence[object] | None = None,
-        heads: Sequence[object] | None = None,
-        layout: Layout | None = None,
+        record: Record,
         picture: Image.Image | Tensor | None = None,
+        direction: str = "image_text",
+        number: int = 0,
     ) -> None:
-        named = maps if isinstance(maps, Mapping) else {"attention": maps}
-        self._maps = {name: torch.as_tensor(value) for name, value in named.items()}
-        shape = next(iter(self._maps.values())).shape
-        for name, value in self._maps.items():
-            if value.ndim != 5 or value.shape != shape:
-                raise ValueError(
-                    f"{name!r} has shape {list(value.shape)}: give [steps, blocks, heads, rows, "
-                    "columns], the same for each name."
-                )
-        self._layout, self._picture = layout, picture
-        self._names = []
-        for given, count, what in zip(
-            (steps, blocks, heads), shape[:3], ("steps", "blocks", "heads"), strict=True
-        ):
-            names = [str(name) for name in (range(count) if given is None else given)]
-            if len(names) != count:
-                raise ValueError(f"{len(names)} names for {count} {what}: give one for each.")
-            self._names.append(names)
-        pick = ipywidgets.SelectionSlider
-        self.step, self.block = (
-            pick(options=_numbered(names), value=0, description=name, layout=_wide())
-            for name, names in zip(("step", "block"), self._names, strict=False)
+        axes = record.axes()
+        if number not in range(len(axes.pictures)):
+            raise ValueError(
+                f"number is {number!r}, but 0 to {len(axes.pictures) - 1} were recorded."
+            )
+        _, row = axes.pictures[number]
+        layout = next(e.layout for e in record.entries if e.conditional and e.picture == row)
+        self._layout, self._picture = record.layouts[layout], picture
+        self._maps = record.tensor(direction)[:, :, number]  # (S, L, K, P, rows, columns)
+        places = [*range(len(self._layout.regions)), BACKGROUND]
+        self._places = dict(zip(self._layout.phrases, places, strict=False))
+        steps = zip(axes.steps, axes.sigmas, strict=True)
+        self.step, self.block, self.head = (
+            ipywidgets.SelectionSlider(
+                options=options,
+                description=name,
+                layout={"width": "420px", "max_width": "100%"},  # fits "27 (sigma 0.03)"
+            )
+            for name, options in (
+                ("step", _numbered(f"{step} (sigma {sigma:.2f})" for step, sigma in steps)),
+                ("block", _numbered(axes.blocks)),
+                ("head", [("mean", MEAN)] * (len(axes.heads) > 1) + _numbered(axes.heads)),
+            )
         )
-        mean = [("mean", MEAN)] if shape[2] > 1 else []
-        options = [*mean, *_numbered(self._names[2])]
-        self.head = pick(options=options, value=options[0][1], description="head", layout=_wide())
-        self.what = ipywidgets.Dropdown(options=list(self._maps), description="of")
+        self.what = ipywidgets.Dropdown(options=list(self._places), description="of")
         self._shown, self._reading = ipywidgets.Image(format="png"), ipywidgets.HTML()
         controls = (self.what, self.step, self.block, self.head)
         self.box = ipywidgets.VBox([ipywidgets.VBox(controls), self._shown, self._reading])
@@ -106,97 +101,60 @@ class StepBlockHead(Shown):
             control.observe(self._update, names="value")
 
     def _update(self, change: Any = None) -> None:
-        name, step, block, head = (
-            control.value for control in (self.what, self.step, self.block, self.head)
-        )
-        values = self._maps[name][step, block].float()
-        self.values = values.mean(dim=0) if head == MEAN else values[head]
-        self.image, self.reading = self._drawing(name), self._line(name)
+        name, head = self.what.value, self.head.value
+        place = self._places[name]
+        values = self._maps[self.step.value, self.block.value, :, place]  # (K, rows, columns)
+        self.values = values.mean(dim=0) if head == MEAN else values[head]  # (rows, columns)
+        self.image, self.reading = self._drawing(name, place), self._line(name, place)
         self._shown.value = png(self.image)
         self._reading.value = html.escape(self.reading)
 
-    def _index(self, name: str) -> int | None:
-        """Which region is called so, if any."""
-        names = [] if self._layout is None else [r.phrase for r in self._layout.regions]
-        return names.index(name) if name in names else None
-
-    def _drawing(self, name: str) -> Image.Image:
+    def _drawing(self, name: str, place: int) -> Image.Image:
         rows, columns = self.values.shape
         known = self.values.nan_to_num(0)
         zoom = max(1, 256 // columns)
         size = (columns * zoom, rows * zoom)
-        colours = heat(known, 0, float(known.max()), AMOUNTS)
+        colours = heat(known, 0, float(known.max()))
         panels = {f"{name}\n0 to {known.max():.3g}": colours.resize(size, Image.Resampling.NEAREST)}
-        index = self._index(name)
         if self._picture is not None:
             picture = to_image(self._picture).resize(size, Image.Resampling.LANCZOS)
-            panels["where, over the picture"] = glow(picture, known, region_colour(index or 0))
+            panels["where, over the picture"] = glow(picture, known, region_colour(max(place, 0)))
             panels["picture"] = picture
-        if index is not None:
-            masks = self._layout.pixel_masks(size[1], size[0])
-            masks[[i for i in range(len(masks)) if i != index]] = 0
+        if place != BACKGROUND:
+            masks = self._layout.pixel_masks(size[1], size[0])  # (R, height, width)
+            masks[torch.arange(len(masks)) != place] = 0  # outline only this one, in its color
             panels = {title: overlay(panel, masks, line=1) for title, panel in panels.items()}
         return side_by_side(panels, side=256)
 
-    def _line(self, name: str) -> str:
-        steps, blocks, heads = self._names
-        head = "mean of the heads" if self.head.value == MEAN else f"head {heads[self.head.value]}"
-        where = f"{name}, step {steps[self.step.value]}, block {blocks[self.block.value]}, {head}"
-        values, index = self.values.nan_to_num(0), self._index(name)
-        if index is None:
+    def _line(self, name: str, place: int) -> str:
+        head = "mean of the heads" if self.head.value == MEAN else f"head {self.head.label}"
+        where = f"{name}, step {self.step.label}, block {self.block.label}, {head}"
+        values = self.values.nan_to_num(0)
+        if place == BACKGROUND:
             row, column = divmod(int(values.argmax()), values.shape[1])
             return f"{where}: highest {values.max():.3g} (row {row}, column {column})."
-        mask = self._layout.token_masks(*values.shape)[index]
+        mask = self._layout.token_masks(*values.shape)[place]  # (rows, columns)
         share, area = share_inside(values, mask), mask.float().mean()
         return f"{where}: {share:.0%} in its region ({area:.0%} of the picture)."
 
 
-def explore(
-    record: Record,
-    picture: Image.Image | Tensor | None = None,
-    direction: str = "image_text",
-    number: int = 0,
-) -> StepBlockHead:
-    """The recorded maps of every phrase, by step, block and head; `number` is the picture's.
-
-    `record` is what `record_attention` gives; direction "image_text" (how much each image token
-    looks at the phrase) or "text_image". Taught in notebook 02.
-    """
-    axes = record.axes()
-    if number not in range(len(axes.pictures)):
-        raise ValueError(f"number is {number!r}, but 0 to {len(axes.pictures) - 1} were recorded.")
-    _, row = axes.pictures[number]
-    layout = record.layouts[
-        next(entry.layout for entry in record.entries if entry.conditional and entry.picture == row)
-    ]
-    maps = record.tensor(direction)[:, :, number]  # [S, L, K, P, rows, columns]
-    places = [*range(len(layout.regions)), -1]  # the background's phrase is the last
-    return StepBlockHead(
-        {phrase: maps[..., i, :, :] for i, phrase in zip(places, layout.phrases, strict=False)},
-        [
-            f"{step} (sigma {sigma:.2f})"
-            for step, sigma in zip(axes.steps, axes.sigmas, strict=True)
-        ],
-        axes.blocks,
-        axes.heads,
-        layout,
-        picture,
-    )
+explore = StepBlockHead  # what a notebook calls it
 
 
 class SideBySide(Shown):
-    """Walk through two recorded runs together, by the same step, block and head.
+    """Explore two recorded runs together, by the same step, block and head.
 
-    Under each other: the maps of the chosen phrase, and all of attention in its four quadrants.
-    Attributes: `walks[name]` (`StepBlockHead`; move the sliders of any, the others follow),
-    `quadrants[name] [G, G]`, `image` (PIL) and `reading` of the quadrants. Taught in notebook 11.
+    It shows the maps of the chosen phrase, and below them all attention in its four quadrants.
+    `walks[name]` is a `StepBlockHead`: move the sliders of either, and the other one follows.
+    `quadrants[name] [G, G]` are the matrices, shown in `image` (PIL) and read in `reading`. Taught
+    in notebook 11.
 
     Args:
-        records: two or more by name, e.g. "stock" and "dense", of one layout.
-        pictures: likewise, as they came out.
+        records: two of one layout, by name, e.g. "stock" and "dense".
+        pictures: the pictures of the runs, under the same names.
         direction, number: as for `explore`.
 
-    Raises ValueError for records of other steps, blocks, heads or groups.
+    Raises ValueError when the records differ in steps, blocks, heads or groups.
     """
 
     def __init__(
@@ -206,29 +164,29 @@ class SideBySide(Shown):
         direction: str = "image_text",
         number: int = 0,
     ) -> None:
-        if len(records) < 2:
-            raise ValueError(f"there are {len(records)} records, but two are compared: explore().")
+        if len(records) != 2:
+            raise ValueError(
+                f"{len(records)} records were given, but two are compared: use explore() for one."
+            )
         kinds = {(r.axes()[:1], *r.axes()[2:], r.groups) for r in records.values()}
         if len(kinds) > 1:
             raise ValueError(
                 "the records differ in steps, blocks, pictures, heads or groups: record both with "
                 "the same layout and arguments."
             )
-        pictures = pictures or {}
         self.walks = {
-            name: explore(record, pictures.get(name), direction, number)
+            name: explore(record, (pictures or {}).get(name), direction, number)
             for name, record in records.items()
         }
-        first, *others = self.walks.values()
-        controls = ("what", "step", "block", "head")
-        for other in others:
-            for control in controls:
-                pair = ((getattr(walk, control), "value") for walk in (first, other))
-                traitlets.link(*pair)
+        first, second = self.walks.values()
+        for name in ("what", "step", "block", "head"):
+            traitlets.link((getattr(first, name), "value"), (getattr(second, name), "value"))
         record = next(iter(records.values()))
         self._names = record.groups[0]
         self._sizes = record.sizes[0]
-        self._mass = {n: r.tensor("mass")[:, :, number] for n, r in records.items()}
+        self._mass = {  # (S, L, K, G, G) each
+            name: record.tensor("mass")[:, :, number] for name, record in records.items()
+        }
         self._shown, self._reading = ipywidgets.Image(format="png"), ipywidgets.HTML()
         rows = [
             ipywidgets.VBox(
@@ -238,19 +196,20 @@ class SideBySide(Shown):
         ]
         self.box = ipywidgets.VBox([first.box.children[0], *rows, self._shown, self._reading])
         self._update()
-        for control in controls[1:]:
-            getattr(first, control).observe(self._update, names="value")
+        for control in (first.step, first.block, first.head):
+            control.observe(self._update, names="value")
 
     def _update(self, change: Any = None) -> None:
         walk = next(iter(self.walks.values()))
-        at = {name: mass[walk.step.value, walk.block.value] for name, mass in self._mass.items()}
         head = walk.head.value
-        self.quadrants = {n: m.mean(dim=0) if head == MEAN else m[head] for n, m in at.items()}
+        self.quadrants = {}
+        for name, mass in self._mass.items():
+            chosen = mass[walk.step.value, walk.block.value]  # (K, G, G)
+            self.quadrants[name] = chosen.mean(dim=0) if head == MEAN else chosen[head]  # (G, G)
         split = self._names.index("pixels: background") + 1
         self.image = quadrant_picture(self.quadrants, self._names, split)
-        before, *_, after = self.quadrants.values()
-        line = read_quadrants(before, after, self._names, split, self._sizes)
-        self.reading = f"{', then '.join([*self.quadrants][:: len(self.quadrants) - 1])}: {line}"
+        line = read_quadrants(*self.quadrants.values(), self._names, split, self._sizes)
+        self.reading = f"{', then '.join(self.quadrants)}: {line}"
         self._shown.value = png(self.image)
         self._reading.value = html.escape(self.reading)
 
@@ -258,10 +217,10 @@ class SideBySide(Shown):
 def quadrant_picture(
     matrices: Mapping[str, Tensor], names: Sequence[str], split: int
 ) -> Image.Image:
-    """Matrices [G, G], queries down and keys across, in percent; lines part image from text.
+    """Matrices [G, G] in percent, queries down and keys across; lines divide image from text.
 
-    names: of the G groups, of which the first `split` are image. NaN, a group without tokens, is a
-    dash. As `plots.quadrants`, fast enough to follow a slider.
+    `names` are those of the G groups, of which the first `split` are image. A group without tokens
+    (NaN) gets dashes. Unlike `plots.quadrants`, it is drawn fast enough to follow a slider.
     """
     count, margin, gap = len(names), 190, 8
     cell = max(QUADRANTS // count, 14)
@@ -274,32 +233,26 @@ def quadrant_picture(
         left = margin + i * (side + gap)
         caption(canvas, (left, 2), f"{title}: queries down, keys across, %")
         panel = heat(matrix.nan_to_num(0), 0, high).resize((side, side), Image.Resampling.NEAREST)
-        for row in range(count):
-            place = left + row * cell + cell // 2, 28
-            label(canvas, place, str(row + 1))
-            for column in range(count):
-                value = matrix[row, column]
-                text = "-" if value.isnan() else f"{100 * value:.0f}"
-                if cell >= 24:
-                    label(panel, ((column + 0.5) * cell, (row + 0.5) * cell), text)
-        for box in ((0, split * cell - 1, side, 2), (split * cell - 1, 0, 2, side)):
-            panel.paste("white", (box[0], box[1], box[0] + box[2], box[1] + box[3]))
+        for row, percents in enumerate((100 * matrix).tolist()):
+            label(canvas, (left + row * cell + cell // 2, 28), str(row + 1))
+            for column, percent in enumerate(percents) if cell >= 24 else ():
+                text = f"{percent:.0f}".replace("nan", "-")
+                label(panel, ((column + 0.5) * cell, (row + 0.5) * cell), text)
+        line = split * cell
+        panel.paste("white", (0, line - 1, side, line + 1))
+        panel.paste("white", (line - 1, 0, line + 1, side))
         canvas.paste(panel, (left, 38))
     return canvas
 
 
 # ------------------------------------------------------------------------------------- small parts
-def _numbered(names: Sequence[str]) -> list[tuple[str, int]]:
-    return [(name, i) for i, name in enumerate(names)]
-
-
-def _wide() -> ipywidgets.Layout:
-    """Room for "27 (sigma 0.03)" at the slider's right."""
-    return ipywidgets.Layout(width="420px", max_width="100%")
+def _numbered(names: Iterable[object]) -> list[tuple[str, int]]:
+    """Options of a slider: each name, and its number as the value."""
+    return [(str(name), i) for i, name in enumerate(names)]
 
 
 def png(image: Image.Image) -> bytes:
-    """The file, as widgets take it."""
+    """The picture as the bytes of a PNG file, which widgets take."""
     file = io.BytesIO()
-    image.save(file, format="PNG", compress_level=1)  # three times as fast, a little larger
+    image.save(file, format="PNG", compress_level=1)  # three times faster, and a little larger
     return file.getvalue()

@@ -1,7 +1,7 @@
-"""A layout by hand: its words in text boxes, its masks on a board.
+"""A form for a layout: its words in text boxes, its masks on a board.
 
-The board is the painter, or sliders where there is no anywidget. All three classes have the same
-few names: `layout`, `box`, `set_layout(layout)`, `on_change(callback)`.
+The board is the painter, or sliders where anywidget is not installed. The form and both boards have
+`layout`, `set_layout(layout)` and `on_change(callback)`.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import torch
 from densenb import painter
 from densenb.explorer import Shown, png
 from densenb.layout import Layout, Region
-from densenb.masks import Mask, box
+from densenb.masks import box
 from densenb.painter import Painter
 from densenb.pictures import label_regions, overlay, region_colour
-from densenb.widgets import RegionSliders, told
+from densenb.widgets import RegionSliders, told, with_masks
 
-SIDE = 256  # pixels of the picture that sliders show, on its longer side
+SIDE = 256  # pixels on the longer side of the picture beside the sliders
 NEW_REGION = box(0.35, 0.35, 0.65, 0.65)
 
 
 class SliderBoard(Shown):
-    """Sliders for one region at a time, and a picture of them all. Taught in notebook 11.
+    """Sliders for one region at a time, and a picture of all regions. Taught in notebook 11.
 
-    `regions[i].x` and so on are sliders (`RegionSliders`); `region` chooses which are shown.
+    `regions[i]` is a `RegionSliders`; the drop-down `region` chooses the one that is shown.
 
     Args:
         layout: where the sliders start.
-        height, width: of the picture, in pixels: only their ratio matters.
+        height, width: of the picture, in pixels; only their ratio matters.
     """
 
     def __init__(self, layout: Layout, height: int = 256, width: int = 256) -> None:
@@ -50,14 +50,8 @@ class SliderBoard(Shown):
 
     @property
     def layout(self) -> Layout:
-        """The layout with the masks as the sliders stand."""
-        moved = [
-            replace(region, mask=sliders.mask)
-            for region, sliders in zip(self._given.regions, self.regions, strict=True)
-        ]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the caption is as it was, and so are its warnings
-            return replace(self._given, regions=moved)
+        """The layout with the masks of the sliders."""
+        return with_masks(self._given, [sliders.mask for sliders in self.regions])
 
     def on_change(self, callback: Callable[[], Any]) -> None:
         """Call `callback()` after every change of the masks."""
@@ -77,12 +71,12 @@ class SliderBoard(Shown):
         self._on_moved()
 
     def _choose(self, change: Any = None) -> None:
-        if self.region.value is not None:  # on the way from old options to new ones
+        if self.region.value is not None:  # None between the old options and the new ones
             self._moving.children = self.regions[self.region.value].controls
 
     def _on_moved(self, change: Any = None) -> None:
         layout = self.layout
-        masks = layout.pixel_masks(*self._size)
+        masks = layout.pixel_masks(*self._size)  # (R, height, width)
         picture = overlay(torch.full((3, *self._size), 0.94), masks, fill=0.5)
         label_regions(picture, masks, [region.phrase for region in layout.regions])
         self._shown.value = png(picture)
@@ -94,53 +88,51 @@ class SliderBoard(Shown):
 class Row:
     """The controls of one region."""
 
-    given: Region  # the mask is the board's; what has no control here stays
+    given: Region  # fields without a control keep its values; the mask is the board's
     phrase: ipywidgets.Text
     strength: ipywidgets.FloatSlider
     remove: ipywidgets.Button
     box: ipywidgets.Widget
 
 
-class LayoutForm(Shown):
+class LayoutForm:
     """Caption, background, and for each region its phrase, strength and mask.
 
-    `caption`, `background`, `rows[i].phrase`, `rows[i].strength`: controls; `board`: the masks;
-    `message`: what a button could not do. `words`: all of it but the board.
-    Renaming, adding or removing a region starts the painter's undo anew; the masks stay. Taught in
-    notebook 11.
+    `caption`, `background`, `rows[i].phrase` and `rows[i].strength` are controls, and `board` holds
+    the masks. `words` is everything except the board. `message` shows the errors of the buttons.
+    Renaming, adding or removing a region clears the painter's undo history, and the masks stay.
+    Taught in notebook 11.
 
     Args:
-        layout: where everything starts.
+        layout: where the form starts.
         height, width: of the pictures, in pixels.
     """
 
     def __init__(self, layout: Layout, height: int, width: int) -> None:
-        wide = ipywidgets.Layout(width="98%")
-        self.caption = ipywidgets.Textarea(description="caption", rows=2, layout=wide)
-        self.background = ipywidgets.Text(description="background", layout=wide)
+        shared = {"layout": {"width": "98%"}, "continuous_update": False}
+        self.caption = ipywidgets.Textarea(description="caption", rows=2, **shared)
+        self.background = ipywidgets.Text(description="background", **shared)
         self.add = ipywidgets.Button(description="Add region")
-        self.board = board(layout, height, width)
+        kind = SliderBoard if painter.anywidget is None else Painter
+        self.board = kind(layout, height, width)
         self._rows = ipywidgets.VBox()
         self.message = ipywidgets.HTML()
         parts = [self.caption, self._rows, self.background, self.add, self.message]
         self.words = ipywidgets.VBox(parts)
-        self.box = ipywidgets.HBox([self.board.box, self.words])
         self._callbacks: list[Callable[[], Any]] = []
         self.set_layout(layout)
         for control in (self.caption, self.background):
-            control.continuous_update = False
             control.observe(self._on_change, names="value")
         self.board.on_change(self._on_change)
         self.add.on_click(lambda button: self._clicked(self.add_region, "a red fish"))
 
     @property
     def layout(self) -> Layout:
-        """What the controls say; ValueError when that is no layout."""
-        regions = [
+        """The layout that the controls describe; ValueError if they describe none."""
+        return self._with([
             replace(row.given, phrase=row.phrase.value, mask=of.mask, strength=row.strength.value)
             for row, of in zip(self.rows, self.board.layout.regions, strict=True)
-        ]
-        return _layout(self.caption.value, regions, self.background.value)
+        ])  # fmt: skip
 
     def set_layout(self, layout: Layout) -> None:
         """Show another layout."""
@@ -156,51 +148,54 @@ class LayoutForm(Shown):
             self._quiet = False
         self._on_change()
 
-    def add_region(self, phrase: str, mask: Mask = NEW_REGION) -> None:
-        """One more region, in the middle unless you say where."""
-        self._set_regions([*self.layout.regions, Region(phrase, mask)])
+    def add_region(self, phrase: str) -> None:
+        """Add a region in the middle."""
+        self.set_layout(self._with([*self.layout.regions, Region(phrase, NEW_REGION)]))
 
     def remove_region(self, index: int) -> None:
-        """Take a region out, by its number from 0; ValueError for the only one."""
+        """Remove the region with a number from 0; ValueError for the only region."""
         regions = self.layout.regions
         if index not in range(len(regions)):
             raise ValueError(f"there is no region {index!r}: give 0 to {len(regions) - 1}.")
-        self._set_regions([region for i, region in enumerate(regions) if i != index])
+        self.set_layout(self._with([each for i, each in enumerate(regions) if i != index]))
 
     def on_change(self, callback: Callable[[], Any]) -> None:
-        """Call `callback()` after every change; `layout` may raise there."""
+        """Call `callback()` after every change. Reading `layout` in it may raise ValueError."""
         self._callbacks.append(callback)
 
-    def _set_regions(self, regions: list[Region]) -> None:
-        self.set_layout(_layout(self.caption.value, regions, self.background.value))
+    def _with(self, regions: list[Region]) -> Layout:
+        """A layout of these regions with the caption and the background of the form."""
+        with warnings.catch_warnings(action="ignore"):  # the preview shows them
+            return Layout(self.caption.value, regions, self.background.value.strip() or None)
 
     def _row(self, index: int, region: Region) -> Row:
+        wide = {"width": "240px", "flex": "0 0 auto"}  # without flex, boxes squeeze the slider
         phrase = ipywidgets.Text(
-            value=region.phrase, description=f"region {index + 1}", layout=_wide("240px")
+            value=region.phrase,
+            description=f"region {index + 1}",
+            continuous_update=False,
+            layout=wide,
         )
-        phrase.continuous_update = False
         strength = ipywidgets.FloatSlider(
             value=region.strength, min=0, max=max(2, region.strength), step=0.05,
-            description="strength", style={"description_width": "60px"}, layout=_wide("240px"),
+            description="strength", style={"description_width": "60px"}, layout=wide,
         )  # fmt: skip
-        remove = ipywidgets.Button(description="Remove", layout=_wide("80px"))
+        remove = ipywidgets.Button(description="Remove", layout=wide | {"width": "80px"})
         remove.on_click(lambda button: self._clicked(self.remove_region, index))
         phrase.observe(self._on_renamed, names="value")
         strength.observe(self._on_change, names="value")
         colour = ipywidgets.HTML(f'<b style="color:{region_colour(index)}">&#9632;</b>')
-        wrapped = ipywidgets.Layout(flex_flow="row wrap")
-        controls = ipywidgets.HBox([colour, phrase, strength, remove], layout=wrapped)
+        parts = [colour, phrase, strength, remove]
+        controls = ipywidgets.HBox(parts, layout={"flex_flow": "row wrap"})
         return Row(region, phrase, strength, remove, controls)
 
     def _on_renamed(self, change: Any) -> None:
-        self._quiet = True
         try:
-            self.board.set_layout(self.layout)  # which writes the phrases on the regions
+            layout = self.layout
         except ValueError:
-            pass  # who listens reads `layout`, and says what is wrong with it
-        finally:
-            self._quiet = False
-        self._on_change()
+            self._on_change()  # the callbacks read `layout` and show the error
+        else:
+            self.board.set_layout(layout)  # shows the phrases on the regions, and calls back
 
     def _on_change(self, change: Any = None) -> None:
         if not self._quiet:
@@ -210,20 +205,3 @@ class LayoutForm(Shown):
     def _clicked(self, action: Callable[..., None], *arguments: Any) -> None:
         with told(self.message):
             action(*arguments)
-
-
-# ------------------------------------------------------------------------------------- small parts
-def _wide(width: str) -> ipywidgets.Layout:
-    """That wide: the boxes around it would press a slider to nothing."""
-    return ipywidgets.Layout(width=width, flex="0 0 auto")
-
-
-def board(layout: Layout, height: int, width: int) -> Painter | SliderBoard:
-    """A painter where the package anywidget is installed, else sliders."""
-    return (SliderBoard if painter.anywidget is None else Painter)(layout, height, width)
-
-
-def _layout(caption: str, regions: list[Region], background: str) -> Layout:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the preview says them
-        return Layout(caption, regions, background.strip() or None)

@@ -1,17 +1,17 @@
-// The canvas of densenb.painter: each region has a mask of its own, and regions may overlap.
+// The canvas of densenb.painter: each region has its own mask, so regions may overlap.
 //
-// A mask is an array of bytes, 0 (out) to 255 (in), one a pixel, row by row. Tools set whole pixels
-// by the same rule as densenb.masks: a pixel is in when its centre is. So a painted box is a box.
-// A layer is a mask and its PNG in base64. Layers never change: a stroke makes a new one, so undo
-// is a list of them, and a region nobody touched travels as the very text that Python sent.
+// A mask is an array of bytes, one per pixel, row by row, from 0 (outside) to 255 (inside). Tools set
+// whole pixels by the rule of densenb.masks: a pixel is inside when its center is. So a painted box
+// is a box. A layer is a mask and its PNG in base64. Layers never change: every stroke makes a new
+// one. So undo is a list of layers, and an untouched region is sent back as the text from Python.
 
 const SHAPES = { Box: () => true, Ellipse: (x, y) => x * x + y * y <= 1 }; // -1 to 1 across
 const TOOLS = ["Brush", "Eraser", "Fill", ...Object.keys(SHAPES)];
-const PAPER = 240; // grey under the regions
-const SHARP = 1024; // longest side of the canvas, in its own pixels
-const TOKEN = 16; // picture pixels a side: one image token of SD 3.5
+const PAPER = 240; // the gray under the regions
+const SHARP = 1024; // the longer side of the canvas, in its own pixels
+const TOKEN = 16; // picture pixels per side of an image token of SD 3.5
 const MOST_STEPS = 50; // of undo
-const STEP = 8; // picture pixels that an arrow key moves the cursor; with Shift, 1
+const STEP = 8; // picture pixels that an arrow key moves the cursor; 1 with Shift
 
 // ------------------------------------------------------------------------------------- the tools
 function stroke(mask, { width, height }, from, to, radius, value) {
@@ -29,7 +29,7 @@ function stroke(mask, { width, height }, from, to, radius, value) {
   }
 }
 
-// A shape in the dragged box.
+// Fill a shape in the dragged box.
 function shape(mask, { width, height }, from, to, inside) {
   const [x0, x1] = edges(from.x, to.x, width);
   const [y0, y1] = edges(from.y, to.y, height);
@@ -42,7 +42,7 @@ function shape(mask, { width, height }, from, to, inside) {
   }
 }
 
-// All that is out, and reached from the place without crossing what is in.
+// Fill everything that can be reached from the place without crossing painted pixels.
 function fill(mask, { width, height }, place) {
   const open = [[Math.floor(place.x), Math.floor(place.y)]];
   while (open.length) {
@@ -58,7 +58,7 @@ function between(low, high, size) {
   return [Math.max(Math.floor(low), 0), Math.min(Math.ceil(high), size)];
 }
 
-// Both ends of a dragged side on whole pixels: inside the picture, at least one pixel apart.
+// Both ends of a dragged side, rounded to pixels in the picture, at least one pixel apart.
 function edges(a, b, size) {
   const low = Math.min(Math.max(Math.round(Math.min(a, b)), 0), size - 1);
   return [low, Math.min(Math.max(Math.round(Math.max(a, b)), low + 1), size)];
@@ -79,7 +79,7 @@ function encode(mask, { width, height }) {
   return pen.canvas.toDataURL("image/png").split(",")[1];
 }
 
-// White is in, black or transparent is out; any picture is stretched to the size of the masks.
+// White is inside, black or transparent is outside. Pictures are stretched to the masks' size.
 async function decode(blob, { width, height }) {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   const pen = sheet(width, height);
@@ -97,8 +97,8 @@ async function layerOf(text, size) {
   return { text, mask: await decode(new Blob([bytes], { type: "image/png" }), size) };
 }
 
-// ------------------------------------------------------------------------------- what one sees
-// The regions in their colours, and the middle of each (null when it is empty).
+// ------------------------------------------------------------------------------------- drawing
+// Draw the regions in their colors; return the middle of each (null when it is empty).
 function compose(pen, masks, colours, chosen, { width, height }) {
   const image = pen.createImageData(width, height);
   image.data.fill(PAPER);
@@ -142,7 +142,7 @@ function drawGrid(pen, zoom, { width, height }) {
   pen.stroke();
 }
 
-// Black in a white rim, inside the canvas wherever the region is; `unit` is a pixel of the page.
+// Black with a white rim, always inside the canvas; `unit` is the size of a pixel of the page.
 function drawLabel(pen, unit, text, x, y, bold) {
   pen.font = `${bold ? "bold " : ""}${14 * unit}px sans-serif`;
   const half = pen.measureText(text).width / 2 + 3 * unit;
@@ -154,7 +154,7 @@ function drawLabel(pen, unit, text, x, y, bold) {
   pen.fillText(text, left, top);
 }
 
-// A cross, and a ring as wide as the brush.
+// A cross, and a ring of the brush's size.
 function drawCursor(pen, unit, zoom, { x, y }, radius) {
   for (const [line, colour] of [[3, "white"], [1, "black"]]) {
     Object.assign(pen, { lineWidth: line * unit, strokeStyle: colour });
@@ -194,11 +194,11 @@ function render({ model, el }) {
   const zoom = SHARP / Math.max(size.width, size.height);
   const state = { regions: [], layers: [], past: [], future: [], chosen: 0, tool: "Brush" };
   const loading = { turn: 0, anew: true };
-  let gesture = null; // {pointer, from, at, mask}: what is being painted, until it is committed
+  let gesture = null; // {pointer, from, at, mask}: what is being painted and not yet committed
   let cursor = null; // {x, y}, in picture pixels
   let middles = [];
 
-  // ---- what is on the page
+  // ---- elements of the page
   const root = element(el, "div", { className: "densenb-painter", inert: true });
   const regionBar = group(root, "regions");
   const bar = element(root, "div", { className: "bar" });
@@ -245,7 +245,7 @@ function render({ model, el }) {
   function draw() {
     const pen = canvas.getContext("2d");
     const unit = canvas.width / (canvas.clientWidth || canvas.width);
-    pen.imageSmoothingEnabled = false; // pixels stay squares
+    pen.imageSmoothingEnabled = false; // pixels stay square
     pen.drawImage(paper.canvas, 0, 0, canvas.width, canvas.height);
     if (grid.checked) drawGrid(pen, zoom, size);
     middles.forEach((middle, i) => {
@@ -288,7 +288,7 @@ function render({ model, el }) {
     refresh();
   }
 
-  // ---- changes, and the way back
+  // ---- changes and undo
   const radius = () => brush.valueAsNumber / 2;
   const blank = () => new Uint8ClampedArray(size.width * size.height);
 
@@ -296,7 +296,7 @@ function render({ model, el }) {
     gesture = null;
     const layer = { text: encode(mask, size), mask };
     if (layer.mask.every((value, i) => value === state.layers[state.chosen].mask[i])) {
-      return refresh(); // nothing new: no step to undo
+      return refresh(); // nothing changed, so there is no step to undo
     }
     step(state.layers.map((old, i) => (i === state.chosen ? layer : old)));
     send();
@@ -317,7 +317,7 @@ function render({ model, el }) {
   }
 
   function send() {
-    tell(); // in place of what the page itself had to say
+    tell(); // replaces messages of the page itself
     refresh();
     model.set("masks", state.layers.map((layer) => layer.text));
     model.save_changes();
@@ -334,15 +334,15 @@ function render({ model, el }) {
     const layers = await Promise.all(
       model.get("masks").map((text) => known[text] ?? layerOf(text, size)),
     );
-    if (turn !== loading.turn) return; // overtaken by a later one
+    if (turn !== loading.turn) return; // a later call has overtaken this one
     if (loading.anew) {
       const chosen = Math.min(state.chosen, layers.length - 1);
       Object.assign(state, { regions: model.get("regions"), layers, past: [], future: [], chosen });
-      loading.anew = root.inert = false; // only now is there something to paint on
+      loading.anew = root.inert = false; // painting is possible from here on
       listRegions();
     } else if (layers.some((layer, i) => layer.text !== state.layers[i].text)) {
       step(layers);
-    } else return; // what this very page sent
+    } else return; // this page itself sent these masks
     gesture = null;
     refresh();
   }
@@ -354,7 +354,7 @@ function render({ model, el }) {
 
   async function importFile() {
     const [picture] = file.files;
-    file.value = ""; // the same file may be chosen again
+    file.value = ""; // so that the same file can be chosen again
     try {
       const mask = await decode(picture, size);
       if (!mask.some((value) => value > 0)) throw new Error("It is black all over.");
@@ -372,7 +372,7 @@ function render({ model, el }) {
     try {
       await navigator.clipboard.writeText(code.textContent);
       copyButton.textContent = "Copied";
-    } catch { // not every page may use the clipboard
+    } catch { // some pages may not use the clipboard
       getSelection().selectAllChildren(code);
       copyButton.textContent = "Selected: now press Ctrl+C";
     }
@@ -416,7 +416,7 @@ function render({ model, el }) {
 
   canvas.onpointerdown = (event) => {
     if (event.button !== 0 || gesture?.pointer !== undefined) return;
-    canvas.setPointerCapture(event.pointerId); // a stroke goes on beyond the edge
+    canvas.setPointerCapture(event.pointerId); // a stroke may cross the edge
     cursor = place(event);
     begin(cursor, event.pointerId);
   };
@@ -461,7 +461,7 @@ function render({ model, el }) {
     else if (command && key === "z") travel("past", "future");
     else if (!command && /^[1-9]$/.test(key)) choose(Number(key) - 1);
     else if (event.target !== canvas || command || !onCanvas(event)) {
-      if (!command) event.stopPropagation(); // letters would run the notebook's commands
+      if (!command) event.stopPropagation(); // or letters would run commands of the notebook
       return;
     }
     event.preventDefault();
@@ -469,7 +469,7 @@ function render({ model, el }) {
   }
   root.addEventListener("keydown", onKey);
 
-  // ---- what Python says
+  // ---- values from Python
   const tell = () => say(model.get("message"));
   function recode() {
     code.textContent = model.get("code");

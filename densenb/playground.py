@@ -1,12 +1,13 @@
-"""Everything in one widget: paint, write, preview, generate, look, keep.
+"""One widget for everything: paint, write, preview, generate, look and save.
 
     play = Playground(pipe, layout)
     play                                   # shows it
     play.generate(); play.wait()           # the button Generate, from Python
     play.pictures["dense"], play.layout, play.config, play.code
 
-Only core ipywidgets (what 7.7 and 8 share) and the painter. Pictures are drawn in a thread, so that
-every control stays in hand and Cancel works. Errors and warnings appear in the widget.
+It is built from core ipywidgets (from what versions 7.7 and 8 share) and the painter. Pictures are
+drawn in a thread, so that the controls stay responsive and Cancel works. Errors and warnings appear
+in the widget.
 """
 
 from __future__ import annotations
@@ -32,33 +33,34 @@ from densenb.live import as_python
 from densenb.modulation import DenseConfig
 from densenb.pictures import overlay, to_image
 from densenb.pipelines import generate, tier
-from densenb.preview import Preview, preview
+from densenb.preview import preview
 from densenb.widgets import HIGHEST, LAST_SEED, SettingSliders, held, number_box, told
 from densenb.worker import Cancelled, Job
 
 MOST_STEPS = 1000
 EVERY = 4  # steps from one intermediate picture to the next
-WIDEST = 384  # pixels of each of the two pictures on the page
+WIDEST = 384  # pixels, the largest width of each of the two pictures on the page
 
 
 class Playground(Shown):
-    """Regions, phrases and settings by hand; the stock picture and the steered one, side by side.
+    """Set regions, phrases and settings; see the stock picture and the steered one side by side.
 
-    From Python, set any control's `.value`: those of `form` (caption, phrases, masks: a
-    `LayoutForm`), `settings[name]`, `seed`, `steps`, `every`; or call `set_layout`, `set_config`.
-    Always up to date: `layout`, `config`, `preview` (see `densenb.preview`), `code` (the same
-    picture in plain Python), `status` and `message`. `pictures` has the last finished "stock" and
-    "dense", `made` says how they were made.
+    From Python, set the `.value` of any control: those of `form` (a `LayoutForm` with caption,
+    phrases and masks), `settings[name]`, `seed`, `steps` and `every`. Or call `set_layout` and
+    `set_config`. These are always up to date: `layout`, `config`, `preview` (see
+    `densenb.preview`), `code` (the same picture in plain Python), `status` and `message`.
+    `pictures` has the last finished "stock" and "dense", and `made` tells how they were made.
 
-    While a picture is drawn the pipeline is taken: `wait()` before you use it otherwise. Taught in
-    notebook 11.
+    While a picture is drawn, the pipeline is busy: call `wait()` before you use it yourself. Taught
+    in notebook 11.
 
     Args:
         pipe, layout: as for `generate`.
-        config: where the settings start; those without a slider stay as they are.
-        steps, seed: likewise, 1 to 1000 and 0 to 2**53 - 1; by default the tier's steps.
+        config: where the settings start; settings without a slider keep its values.
+        steps: where their control starts, 1 to 1000; by default the tier's steps.
+        seed: where its control starts, 0 to 2**53 - 1.
 
-    Raises ValueError and TypeError for another layout, config or number.
+    Raises ValueError or TypeError for a wrong layout, config or number.
     """
 
     def __init__(
@@ -74,8 +76,7 @@ class Playground(Shown):
         self.pictures: dict[str, Image.Image] = {}
         self.made: Made | None = None
         self._job: Job | None = None
-        self._stock: tuple[Any, Image.Image] | None = None
-        self._listeners: list[Callable[[str, int, int], Any]] = []
+        self._stock: tuple[Any, Image.Image | None] = (None, None)  # what it depends on, and it
 
         self.form = LayoutForm(layout, this.height, this.width)
         self.steps = number_box("steps", this.steps if steps is None else steps, 1, MOST_STEPS)
@@ -98,7 +99,7 @@ class Playground(Shown):
             for name in ("stock", "dense")
         }
         self.box = self._arranged()
-        self.set_config(config)  # what is wrong with config or layout is raised here, not shown
+        self.set_config(config)  # raises errors of config and layout; later changes only show them
         self.form.on_change(self._on_change)
         for control in (self.seed, self.steps):
             control.observe(self._on_change, names="value")
@@ -126,14 +127,14 @@ class Playground(Shown):
             self._code,
         ])  # fmt: skip
 
-    # ------------------------------------------------------------------------- what is asked for
+    # ---------------------------------------------------------------------- layout and settings
     def set_layout(self, layout: Layout) -> None:
         """Show another layout, in the text boxes and on the board."""
         self.form.set_layout(layout)
         self._update()
 
     def set_config(self, config: DenseConfig) -> None:
-        """Put the settings where another config has them."""
+        """Set the sliders to the values of another config."""
         self._settings = SettingSliders(config, list(HIGHEST))
         self.settings = self._settings.sliders
         for slider in self.settings.values():
@@ -143,12 +144,12 @@ class Playground(Shown):
         self._update()
 
     def _update(self) -> None:
-        """Everything that does not need sampling."""
+        """Update everything that does not need sampling."""
         layout = self.form.layout
-        seen: Preview = preview(layout, self.pipe)
-        self.layout, self.config, self.preview = layout, self._settings.config, seen
+        self.preview = preview(layout, self.pipe)  # raises before anything has changed
+        self.layout, self.config = layout, self._settings.config
         self.code = as_python(layout, self.config, self.seed.value, self.steps.value)
-        self._preview.value = f"<pre>{html.escape(str(seen))}</pre>"
+        self._preview.value = f"<pre>{html.escape(str(self.preview))}</pre>"
         self._code.value = (
             "the same in Python, where <code>layout = play.layout</code> has the painted masks:"
             f"<pre>{html.escape(self.code)}</pre>"
@@ -156,7 +157,7 @@ class Playground(Shown):
         self._say_stale()
 
     def _now(self) -> Made:
-        """What would be drawn now."""
+        """How a picture would be made now."""
         steps, seed = self.steps.value, self.seed.value
         stamp = replace(tier(self.pipe), steps=steps).stamp([seed])
         return Made(self.layout, self.config, seed, steps, stamp)
@@ -168,14 +169,14 @@ class Playground(Shown):
 
     # ---------------------------------------------------------------------------------- drawing
     def generate(self) -> None:
-        """Begin to draw what the controls say, and return; `wait()` gives the pictures.
+        """Start to draw with the current settings, and return; `wait()` gives the pictures.
 
-        The stock picture is drawn once for each text, seed and number of steps. Every `every`
-        steps (0: never; not after the first) a look shows where the picture is heading: latents,
-        foreseen and decoded at half size, a quarter of the pixels.
+        The stock picture is drawn once for each text, seed and number of steps. Every `every` steps
+        (0: never; not after the first) an intermediate picture shows where the sampling leads: the
+        predicted latents, decoded at half the size.
 
-        Raises, before anything is drawn, ValueError for what the preview refuses, and RuntimeError
-        while this pipeline is drawing, or is inside `dense_attention` or `record_attention`.
+        Before anything is drawn, raises the ValueErrors of the preview, and RuntimeError while this
+        pipeline is drawing or is inside `dense_attention` or `record_attention`.
         """
         if self._job is not None and self._job.running:
             raise RuntimeError("a picture is being drawn already: wait for it, or cancel it.")
@@ -185,18 +186,18 @@ class Playground(Shown):
         self._job = Job(self.pipe, lambda job: self._draw(made, job))
 
     def cancel(self) -> None:
-        """Stop at the end of the current step. The pictures before stay; `wait()` returns them."""
+        """Stop after the current step. The pictures before stay, and `wait()` returns them."""
         if self._job is not None:
             self._job.cancel()
 
     def wait(self, timeout: float | None = None) -> dict[str, Image.Image]:
-        """The last finished pictures, as soon as nothing is drawn any more.
+        """Wait until nothing is being drawn, and return the last finished pictures.
 
-        An interrupt of the kernel cancels. Raises what drawing raised, TimeoutError after `timeout`
-        seconds, and RuntimeError when nothing was begun.
+        An interrupt of the kernel cancels the drawing. Raises the error of the drawing, if any,
+        TimeoutError after `timeout` seconds, and RuntimeError when nothing was started.
         """
         if self._job is None:
-            raise RuntimeError("nothing was begun: call generate() first.")
+            raise RuntimeError("nothing was started: call generate() first.")
         try:
             done = self._job.wait(timeout)
         except KeyboardInterrupt:
@@ -208,18 +209,11 @@ class Playground(Shown):
             raise self._job.error
         return self.pictures
 
-    def on_step(self, listener: Callable[[str, int, int], Any]) -> None:
-        """Call `listener(name, done, total)` after every step, in the thread that draws.
-
-        `name` is "stock" or "dense". Its error stops the picture, and is shown.
-        """
-        self._listeners.append(listener)
-
-    # All below runs in the thread: it sets values of widgets that are there, and makes none.
+    # All below runs in the thread. It sets values of existing widgets, and makes no new ones.
     def _draw(self, made: Made, job: Job) -> None:
         against = made.layout.negative()
         key = (made.layout.text, None if against is None else against.text, made.seed, made.steps)
-        kept = self._stock[1] if self._stock is not None and self._stock[0] == key else None
+        kept = self._stock[1] if self._stock[0] == key else None
         self.generate_button.disabled, self.cancel_button.disabled = True, False
         self._bar.max = made.steps * (1 if kept else 2)
         self._bar.value, self._message.value = 0, ""
@@ -260,8 +254,6 @@ class Playground(Shown):
         def after_step_told(done: int, total: int) -> None:
             self._bar.value += 1
             self._tell(f"{name}: step {done} of {total}")
-            for listener in self._listeners:
-                listener(name, done, total)
             job.check()
 
         job.check()
@@ -272,21 +264,21 @@ class Playground(Shown):
         return picture
 
     def _show(self, name: str, picture: Image.Image, layout: Layout) -> None:
-        masks = layout.pixel_masks(picture.height, picture.width)
+        masks = layout.pixel_masks(picture.height, picture.width)  # (R, H, W)
         self._panels[name].value = png(overlay(picture, masks))
 
     def _tell(self, status: str) -> None:
         self.status = status
         self._status.value = html.escape(status)
 
-    # ---------------------------------------------------------------------------- keep and reopen
+    # ----------------------------------------------------------------------------- save and open
     def save(self, path: str | Path, overwrite: bool = False) -> None:
-        """Keep the layout (`.json`), or the last steered picture with how it was made (`.png`).
+        """Save the layout (`.json`), or the last steered picture and how it was made (`.png`).
 
-        ValueError for another suffix, before a picture is drawn, and for a file that is there
-        already, unless `overwrite`.
+        Raises ValueError for another suffix, when no picture was drawn yet, and when the file
+        exists, unless `overwrite`.
         """
-        path = _suffixed(path)
+        path = _checked(path)
         if path.exists() and not overwrite:
             raise ValueError(f"{path} is there already: choose another name, or delete it first.")
         if path.suffix == ".json":
@@ -294,17 +286,16 @@ class Playground(Shown):
         elif self.made is None:
             raise ValueError("nothing is drawn yet: generate first, or save the layout as .json.")
         else:
-            about = {name: getattr(self.made, name) for name in ("config", "seed", "steps")}
-            about["model"] = self.made.model
+            about = {name: value for name, value in vars(self.made).items() if name != "layout"}
             self.made.layout.to_png(self.pictures["dense"], path, **about)
 
     def open(self, path: str | Path) -> None:
-        """Take over the layout of a `.json` or `.png` file; of a picture its settings, too.
+        """Load the layout of a `.json` or `.png` file, and a picture's settings with it.
 
-        ValueError for what `Layout.from_json` and `Layout.from_png` refuse, and for a seed or steps
-        that the boxes here cannot hold; nothing has changed then.
+        Raises the ValueErrors of `Layout.from_json` and `Layout.from_png`, and ValueError for a
+        seed or steps outside the range of the controls. Nothing changes then.
         """
-        path = _suffixed(path)
+        path = _checked(path)
         if path.suffix == ".json":
             self.set_layout(Layout.from_json(path))
             return
@@ -316,44 +307,41 @@ class Playground(Shown):
             self.set_config(made.config)
         self.seed.value, self.steps.value = seed, steps
 
-    # ------------------------------------------------------------------------------ what is clicked
+    # --------------------------------------------------------------------------- control events
     def _on_change(self, change: Any = None) -> None:
-        self._shown_errors(self._update)
+        with told(self._message):
+            self._update()
 
     def _on_generate(self, button: Any) -> None:
-        self._shown_errors(self.generate)
+        with told(self._message):
+            self.generate()
 
     def _on_cancel(self, button: Any) -> None:
         self._tell("cancelling after this step")
         self.cancel()
 
     def _on_save(self, button: Any) -> None:
-        if self._shown_errors(self.save, self.path.value):
+        with told(self._message):
+            self.save(self.path.value)
             self._tell(f"saved {self.path.value}")
 
     def _on_open(self, button: Any) -> None:
-        if self._shown_errors(self.open, self.path.value):
-            self._tell(f"opened {self.path.value}")
-
-    def _shown_errors(self, action: Callable[..., Any], *arguments: Any) -> bool:
-        """Do it, and show what goes wrong; whether all went well."""
-        done = False
         with told(self._message):
-            action(*arguments)
-            done = True
-        return done
+            self.open(self.path.value)
+            self._tell(f"opened {self.path.value}")
 
     @property
     def message(self) -> str:
-        """What the widget says to the last change or picture: HTML, empty when all is well."""
+        """Errors and warnings of the last change or picture as HTML; empty if there are none."""
         return self._message.value
 
 
 # ------------------------------------------------------------------------------------- small parts
 def foreseen(before: Tensor, after: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:
-    """Where the latents of one step, from `sigma` to `next_sigma`, would end if they went straight.
+    """Where latents would end if they went on straight from the step `sigma` to `next_sigma`.
 
-    Flow matching's paths are almost straight (Esser et al. 2024), so this is the picture to come.
+    `before`, `after` and the result are [1, C, h, w]. Paths of flow matching are almost straight
+    (Esser et al. 2024), so this predicts the final picture.
     """
     velocity = (before.float() - after.float()) / float(sigma - next_sigma)
     return after.float() - float(next_sigma) * velocity
@@ -361,18 +349,20 @@ def foreseen(before: Tensor, after: Tensor, sigma: Tensor, next_sigma: Tensor) -
 
 @torch.no_grad()
 def half_size(pipe: Any, latents: Tensor) -> Image.Image:
-    """What latents [1, C, h, w] look like, decoded at half the picture's size."""
+    """Latents [1, C, h, w] decoded at half the picture's size."""
     vae = pipe.vae
-    small = F.avg_pool2d(latents.float(), 2).to(vae.device, vae.dtype)
+    small = F.avg_pool2d(latents.float(), 2).to(vae.device, vae.dtype)  # (1, C, h / 2, w / 2)
     small = small / vae.config.scaling_factor + (vae.config.shift_factor or 0)
     return to_image(vae.decode(small, return_dict=False)[0][0] / 2 + 0.5)
 
 
-def _suffixed(path: str | Path) -> Path:
+def _checked(path: str | Path) -> Path:
+    """The path of a layout or a picture; ValueError for another suffix."""
     path = Path(path).expanduser()
     if path.suffix not in (".json", ".png"):
         raise ValueError(
-            f"{str(path)!r} is neither a layout (.json) nor a picture with its layout (.png)."
+            f"{str(path)!r} is neither a layout nor a picture with its layout: give a name that "
+            "ends in .json or .png."
         )
     return path
 

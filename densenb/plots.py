@@ -1,8 +1,8 @@
-"""Figures with axes: a layout before and after, its token grid, and attention from all sides.
+"""Figures with axes: a layout before and after, its token grid, and attention.
 
-The one place to import from: attention over the picture is in `attention_plots`, attention as
-numbers in `charts`, pictures without axes and the palette in `pictures`. Figures are returned,
-never shown, and do not touch pyplot: they work on machines without a display.
+Import all figures from here. Attention over the picture is defined in `attention_plots`, attention
+as numbers in `charts`, pictures without axes and the palette in `pictures`. Figures are returned,
+never shown, and do not use pyplot, so they also work on machines without a display.
 """
 
 from __future__ import annotations
@@ -16,13 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from densenb.attention_plots import (
-    attention_strip,
-    phrase_overlay,
-    read_phrases,
-    read_strip,
-    share_inside,
-)
+from densenb.attention_plots import attention_strip, read_strip, share_inside
 from densenb.charts import (
     block_step_heatmap,
     curves,
@@ -45,9 +39,9 @@ from densenb.pictures import (
 
 __all__ = [
     "PALETTE", "attention_strip", "before_after", "block_step_heatmap", "curves", "mask_grids",
-    "name_regions", "overlay", "phrase_overlay", "quadrants", "read_curves", "read_heatmap",
-    "read_phrases", "read_quadrants", "read_strip", "region_colour", "share_inside", "sheet",
-    "show", "side_by_side", "to_image", "token_grid",
+    "name_regions", "overlay", "quadrants", "read_curves", "read_heatmap", "read_quadrants",
+    "read_strip", "region_colour", "share_inside", "sheet", "show", "side_by_side", "to_image",
+    "token_grid",
 ]  # fmt: skip
 
 
@@ -58,11 +52,11 @@ def before_after(
     title: str,
     footer: str,
 ) -> Figure:
-    """The layout, the stock picture and the steered one side by side, a row for each seed.
+    """The layout, the stock picture and the steered one side by side, one row per seed.
 
     Args:
-        stock, dense: equally many pictures of one size, the same seeds in the same order.
-        layout: its masks are drawn on all pictures, its phrases named in their colours.
+        stock, dense: pictures of one size, with the same seeds in the same order.
+        layout: its regions are outlined on all pictures.
         title: usually the caption; wrapped.
         footer: what made the pictures: model, size, steps, seeds, settings.
     """
@@ -83,13 +77,16 @@ def before_after(
 
 
 def show(axis: Axes, image: Image.Image) -> None:
-    """A picture without ticks or frame."""
+    """Draw a picture without ticks or frame."""
     axis.imshow(image)
     axis.set_axis_off()
 
 
 def name_regions(axis: Axes, layout: Layout, masks: Tensor) -> None:
-    """The regions as filled shapes, each with its phrase; the background's phrase at the bottom."""
+    """Draw regions as filled shapes with their phrases; the background's phrase is at the bottom.
+
+    masks: [R, H, W], the layout's.
+    """
     height, width = masks.shape[-2:]
     show(axis, overlay(torch.full((3, height, width), 0.94), masks, fill=0.5))
     for region, mask in zip(layout.regions, masks, strict=True):
@@ -101,14 +98,14 @@ def name_regions(axis: Axes, layout: Layout, masks: Tensor) -> None:
 
 
 def token_grid(layout: Layout, rows: int, columns: int) -> Figure:
-    """The regions as asked for, and as the model sees them on its grid of image tokens."""
+    """The regions as given, and as the model sees them on its grid of image tokens."""
     height, width = TOKEN_PIXELS * rows, TOKEN_PIXELS * columns
     figure = Figure(figsize=(7, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2)
     name_regions(left, layout, layout.pixel_masks(height, width))
     left.set_title("regions", fontsize=10)
-    tokens = layout.token_masks(rows, columns).float()
-    tokens = tokens.repeat_interleave(TOKEN_PIXELS, 1).repeat_interleave(TOKEN_PIXELS, 2)
+    tokens = layout.token_masks(rows, columns).float()  # (R, rows, columns)
+    tokens = tokens.repeat_interleave(TOKEN_PIXELS, 1).repeat_interleave(TOKEN_PIXELS, 2)  # (R,H,W)
     name_regions(right, layout, tokens)
     right.set_title(f"{rows} x {columns} image tokens", fontsize=10)
     figure.suptitle(layout.text, fontsize=10, wrap=True)
@@ -116,10 +113,11 @@ def token_grid(layout: Layout, rows: int, columns: int) -> Figure:
 
 
 def mask_grids(layout: Layout, height: int, width: int) -> Figure:
-    """The regions on their way to the model, on pixels, latents and image tokens.
+    """The regions on their way to the model: on pixels, on latents and on image tokens.
 
-    Latents are as deep in colour as the region covers them; tokens are in or out. Outlines are the
-    pixels'. height, width: of the picture, multiples of `TOKEN_PIXELS`.
+    The more of a latent is covered, the deeper its color; a token is inside or outside. The
+    outlines are those of the pixels. `height` and `width` are the picture's, multiples of
+    `TOKEN_PIXELS`.
     """
     pixels = layout.pixel_masks(height, width)
     tokens = layout.token_masks(height // TOKEN_PIXELS, width // TOKEN_PIXELS).float()
@@ -128,9 +126,9 @@ def mask_grids(layout: Layout, height: int, width: int) -> Figure:
     for axis, (side, masks), name in zip(
         figure.subplots(1, 3), steps.items(), ("pixels", "latents", "image tokens"), strict=True
     ):
-        canvas = torch.full((3, *masks.shape[-2:]), 0.94)
+        canvas = torch.full((3, *masks.shape[-2:]), 0.94)  # (3, rows, columns), light gray
         for index, mask in enumerate(masks):
-            colour = torch.tensor(to_rgb(region_colour(index)))[:, None, None]
+            colour = torch.tensor(to_rgb(region_colour(index)))[:, None, None]  # (3, 1, 1)
             canvas = torch.lerp(canvas, colour.expand_as(canvas), 0.75 * mask)
         axis.imshow(
             canvas.permute(1, 2, 0).numpy(), extent=(0, width, height, 0), interpolation="nearest"

@@ -1,9 +1,9 @@
-"""The stock run and the steered one from the same noise, both recorded: what explorers compare."""
+"""Record the stock run and the steered run from the same noise, to compare them in `explorer`."""
 
 from __future__ import annotations
 
 import re
-from contextlib import nullcontext
+from collections import Counter
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -21,7 +21,7 @@ WORD = re.compile(r"\w+(?:[-']\w+)*")
 
 
 class Both(NamedTuple):
-    """Pictures and records, each by name: "stock" and "dense"."""
+    """Pictures and records, each under the names "stock" and "dense"."""
 
     pictures: dict[str, Image.Image]
     records: dict[str, Record]
@@ -35,51 +35,50 @@ def record_both(
     steps: int | None = None,
     follow: Layout | None = None,
 ) -> Both:
-    """Draw without and with the layout, and record every head's attention on the way.
+    """Draw without and with the layout, and record the attention of every head.
 
-    `follow` is whose phrases are recorded, by default the layout's; `by_word(layout)` for each
-    word. Recording costs a few times the sampling. Raises what `dense_attention` and
-    `record_attention` raise, and RuntimeError while a playground draws with the same pipeline.
-    Taught in notebook 11.
+    The phrases recorded are those of `follow`, by default the layout itself; `by_word(layout)`
+    records each word. Recording takes a few times as long as sampling. Raises the errors of
+    `dense_attention` and `record_attention`, and RuntimeError while a playground draws with the
+    same pipeline. Taught in notebook 11.
     """
     call = {} if steps is None else {"num_inference_steps": steps}
-    pictures, records = {}, {}
+    both = Both({}, {})
+
+    def draw(name: str, inputs: dict[str, Any]) -> None:
+        with record_attention(pipe, follow or layout, heads="each") as record:
+            (both.pictures[name],) = pipe(**inputs, generator=generators([seed])).images
+        both.records[name] = record
+
     with alone(pipe):
-        for name, rule in (("stock", None), ("dense", config)):
-            if rule is None:
-                sampling = nullcontext(call_inputs(pipe, layout, None, **call))
-            else:
-                sampling = dense_attention(pipe, layout, rule, **call)
-            with sampling as given:
-                inputs = given if rule is None else given.inputs
-                with record_attention(pipe, follow or layout, heads="each") as record:
-                    (pictures[name],) = pipe(**inputs, generator=generators([seed])).images
-            records[name] = record
-    return Both(pictures, records)
+        draw("stock", call_inputs(pipe, layout, None, **call))
+        with dense_attention(pipe, layout, config, **call) as dense:
+            draw("dense", dense.inputs)
+    return both
 
 
 def by_word(layout: Layout) -> Layout:
-    """A layout with a region for each word that occurs once in the text: to be recorded.
+    """A layout with a region for each word that occurs once in the text, for recording.
 
-    A word's region is that of the first phrase it stands in, or the whole picture. ValueError when
-    every word occurs more than once. Taught in notebook 11.
+    A word's region is that of the first phrase with it, or the whole picture. Raises ValueError
+    when every word occurs more than once. Taught in notebook 11.
     """
     text = layout.text
-    spans = [
-        find_phrase(text, phrase)[which]
-        for phrase, which in zip(layout.phrases, layout.occurrences, strict=True)
-    ][: len(layout.regions)]
-    found = list(WORD.finditer(text))
-    words = [match.group().lower() for match in found]
+    spans = [  # (start, end) of each region's phrase in the text
+        find_phrase(text, region.phrase)[which]
+        for region, which in zip(layout.regions, layout.occurrences, strict=False)
+    ]
+    words = list(WORD.finditer(text))
+    counts = Counter(word.group().lower() for word in words)
     regions = []
-    for match, word in zip(found, words, strict=True):
-        if words.count(word) == 1:
-            inside = (
+    for word in words:
+        if counts[word.group().lower()] == 1:
+            masks = (
                 region.mask
                 for region, (start, end) in zip(layout.regions, spans, strict=True)
-                if start <= match.start() and match.end() <= end
+                if start <= word.start() and word.end() <= end
             )
-            regions.append(Region(match.group(), next(inside, box(0, 0, 1, 1))))
+            regions.append(Region(word.group(), next(masks, box(0, 0, 1, 1))))
     if not regions:
         raise ValueError(f"no word occurs once in {text!r}: give another caption.")
     return Layout(text, regions)

@@ -1,12 +1,13 @@
-"""Sliders over a layout, a setting, or a recorded tensor: what they do shows at once.
+"""Sliders over a layout, a setting or a recorded tensor, with a live preview.
 
     sliders = MaskSliders(pipe, layout, settings=["image_text"])
     sliders                     # shows them; from Python, sliders.regions[0].x.value = 0.3
     sliders.layout, sliders.config, sliders.draw()
 
-Only core ipywidgets, and of those only what versions 7.7 and 8 share. Everything works from Python
-as it does by hand, and every picture says the plain call that makes it without any widget. Errors
-and warnings of a slider or a button appear in the widget: a notebook would not show them.
+Everything is built from core ipywidgets, from what versions 7.7 and 8 share. Everything works from
+Python as it does by hand, and every picture comes with the plain call that makes it without a
+widget. Errors and warnings of a slider or a button appear in the widget, because a notebook would
+not show them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import html
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -38,16 +39,16 @@ PREVIEW_STEPS = 8
 STRENGTHS = ("image_text", "image_image", "text_image", "text_text")
 HIGHEST = dict.fromkeys(STRENGTHS, 1.0) | {"window": 1.0, "decay": 10.0, "area": 1.0}
 FOR_PROGRAMMERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
-LAST_SEED = 2**53 - 1  # beyond, browsers round whole numbers
+LAST_SEED = 2**53 - 1  # browsers round larger whole numbers
 
 
 # ---------------------------------------------------------------------------------- the controls
 class RegionSliders:
-    """Position, size and shape of one region; `.mask` is what they say now.
+    """Sliders for the position, size and shape of one region; `.mask` is the resulting mask.
 
-    `x`, `y` (the middle), `width`, `height`: fractions of the picture; `shape`: "box", "ellipse",
-    or "as given" for a painted mask, which sliders cannot move. Sliders that stand where they stood
-    give the mask that was given, exactly.
+    `x`, `y` (the middle), `width` and `height` are fractions of the picture. `shape` is "box",
+    "ellipse", or "as given" for a painted mask, which sliders cannot move. Sliders in their first
+    positions give exactly the mask that was given.
     """
 
     def __init__(self, region: Region) -> None:
@@ -78,10 +79,10 @@ class RegionSliders:
 
 
 class SettingSliders:
-    """Some of the numbers of a `DenseConfig`; `.config` is what they say now.
+    """Sliders for some numbers of a `DenseConfig`; `.config` is the resulting config.
 
-    `.sliders[name]` are strengths per quadrant, `window`, `decay` or `area`. ValueError for a
-    setting that is not a number of those.
+    `.sliders[name]` is a strength of a quadrant, `window`, `decay` or `area`. Raises ValueError for
+    any other setting.
     """
 
     def __init__(self, config: DenseConfig, settings: Sequence[str]) -> None:
@@ -106,7 +107,7 @@ class SettingSliders:
 
     @property
     def unit(self) -> str:
-        """What strengths are counted in."""
+        """The unit of the strengths."""
         return "logits" if self._config.value_range is None else "shares of the range of scores"
 
 
@@ -114,17 +115,20 @@ class SettingSliders:
 class ConfigSliders(Shown):
     """Sliders for chosen settings, a live preview, and a picture on a button.
 
-    Attributes, always up to date: `layout`, `config`, `preview` (a PIL picture, see
-    `live.live_picture`), `code` (the same picture in plain Python). `settings[name]` is a slider,
-    `draw()` the button, `picture` what it drew last, or None. Taught in notebook 04.
+    These are always up to date: `layout`, `config`, `preview` (a PIL picture, see
+    `live.live_picture`) and `code` (the same picture in plain Python). `settings[name]` is a
+    slider. `draw()` does what the button does, and `picture` is what it drew last, or None. Taught
+    in notebook 04.
 
     Args:
         pipe, layout: as for `generate`.
         settings: names of `DenseConfig` numbers, e.g. ["window", "decay", "area"].
-        config: where the settings start, and all others stay.
-        steps: of the picture: few, for it is a preview; so is the bar of strengths by step.
-        seed: of the picture, where its own slider starts.
+        config: where the sliders start; settings without a slider keep its values.
+        steps: of the picture and of the bars of strengths. A preview needs only a few.
+        seed: of the picture, until its control changes.
     """
+
+    masks_move = False
 
     def __init__(
         self,
@@ -141,7 +145,7 @@ class ConfigSliders(Shown):
         self._given = layout
         self._settings = SettingSliders(config, settings)
         self.settings = self._settings.sliders
-        self.regions = self._region_sliders()
+        self.regions = [RegionSliders(each) for each in layout.regions if self.masks_move]
         self.picture: Image.Image | None = None
         self._sampling = sampling_steps(pipe, steps)
 
@@ -165,40 +169,28 @@ class ConfigSliders(Shown):
         ])  # fmt: skip
 
         self._choose_region()
-        self._update()  # what is wrong with the layout is raised here, not shown
+        self._update()  # raises errors of the layout, where later changes only show them
         self.region.observe(self._choose_region, names="value")
-        for control in self._watched():
+        moving = [control for region in self.regions for control in region.controls]
+        for control in (self.region, self.seed, *self.settings.values(), *moving):
             control.observe(self._on_change, names="value")
         self.button.on_click(self._on_click)
 
-    def _region_sliders(self) -> list[RegionSliders]:
-        return []
-
-    def _watched(self) -> list[ipywidgets.Widget]:
-        moving = [control for region in self.regions for control in region.controls]
-        return [self.region, self.seed, *self.settings.values(), *moving]
-
     # ------------------------------------------------------------------------------- every change
     def _choose_region(self, change: Any = None) -> None:
-        # Only here: widgets that are put anew while one drags them are lost to the hand.
+        # Nowhere else: replacing a slider while it's dragged would end the drag.
         if self.regions:
             self._moving.children = self.regions[self.region.value].controls
 
     def _on_change(self, change: Any) -> None:
-        with self._told():
+        with told(self._message):
             self._update()
 
     def _update(self) -> None:
-        """Everything that does not need sampling."""
+        """Update everything that does not need sampling."""
         layout = self._given
         if self.regions:
-            moved = [
-                replace(region, mask=sliders.mask)
-                for region, sliders in zip(layout.regions, self.regions, strict=True)
-            ]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the caption is as it was, and so are its warnings
-                layout = Layout(layout.caption, moved, layout.background)
+            layout = with_masks(layout, [sliders.mask for sliders in self.regions])
         config = self._settings.config
         plan, grid = layout_plan(self.pipe, layout, config)
         chosen = self.region.value
@@ -213,14 +205,14 @@ class ConfigSliders(Shown):
 
     # --------------------------------------------------------------------------------- the picture
     def _on_click(self, button: Any) -> None:
-        with self._told():
+        with told(self._message):
             self.draw()
 
     def draw(self) -> Image.Image:
-        """The picture of `layout`, `config` and `seed`: exactly what `code` gives. Shows it, too.
+        """Draw and show the picture of `layout`, `config` and `seed`, exactly the one of `code`.
 
-        Raises what `generate` raises, and RuntimeError while a playground draws with the same
-        pipeline. The button is off meanwhile.
+        The button is disabled meanwhile. Raises the errors of `generate`, and RuntimeError while a
+        playground draws with the same pipeline.
         """
         self.button.disabled, self._bar.value = True, 0
         try:
@@ -245,52 +237,54 @@ class ConfigSliders(Shown):
     def _on_step(self, done: int, total: int) -> None:
         self._bar.value = done
 
-    def _told(self) -> AbstractContextManager[None]:
-        return told(self._message)
-
     @property
     def message(self) -> str:
-        """What the widget says to the last change: HTML, empty when all is well."""
+        """The errors and warnings of the last change as HTML; empty if there are none."""
         return self._message.value
 
 
 class MaskSliders(ConfigSliders):
     """Sliders for position, size and shape of each region, and for chosen settings.
 
-    As `ConfigSliders`, and `regions[i].x` and so on are sliders (`RegionSliders`); the drop-down
-    says which region's are shown. Taught in notebook 03.
+    Like `ConfigSliders`, but `regions[i]` (a `RegionSliders`) also has sliders, such as
+    `regions[0].x`. The drop-down chooses the region whose sliders are shown. Taught in notebook 03.
     """
 
-    def _region_sliders(self) -> list[RegionSliders]:
-        return [RegionSliders(region) for region in self._given.regions]
+    masks_move = True
 
 
 # ------------------------------------------------------------------------------------- small parts
+def with_masks(layout: Layout, masks: Sequence[Mask]) -> Layout:
+    """The layout with other masks, one per region."""
+    regions = [replace(r, mask=mask) for r, mask in zip(layout.regions, masks, strict=True)]
+    with warnings.catch_warnings(action="ignore"):  # about the caption, which did not change
+        return replace(layout, regions=regions)
+
+
 @contextmanager
 def told(message: ipywidgets.HTML) -> Iterator[None]:
-    """Show warnings and errors in a widget, where nothing else would show them."""
+    """Show warnings and errors in a widget, because a notebook would not show them."""
     notes = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings(record=True, action="always") as caught:
         try:
             yield
         except Exception as error:
             notes.append(f"{type(error).__name__}: {error}")
-    # Deprecations are for programmers, and old widgets on new kernels are full of them.
+    # Deprecations are for programmers, and old widgets on new kernels raise many.
     heard = [each for each in caught if not issubclass(each.category, FOR_PROGRAMMERS)]
     notes += dict.fromkeys(str(warning.message) for warning in heard)
     message.value = "<br>".join(f"<b>!</b> {html.escape(note)}" for note in notes)
 
 
 def number_box(name: str, value: int, low: int, high: int) -> ipywidgets.BoundedIntText:
-    """A box that holds a whole number from `low` to `high`; ValueError for another value."""
+    """A box for a whole number from `low` to `high`; ValueError for any other value."""
     box = ipywidgets.BoundedIntText(value=low, min=low, max=high, description=name)
     box.value = held(box, value)
     return box
 
 
 def held(box: ipywidgets.BoundedIntText, value: int) -> int:
-    """The value, or a ValueError where the box would hold another one, the nearest, in silence."""
+    """The value, or a ValueError where the box would silently take the nearest possible one."""
     if not is_whole(value) or not box.min <= value <= box.max:
         raise ValueError(
             f"{box.description} is {value!r:.40}, but has to be a whole number from {box.min} to "
@@ -300,7 +294,7 @@ def held(box: ipywidgets.BoundedIntText, value: int) -> int:
 
 
 def _slider(name: str, value: float, low: float, high: float) -> ipywidgets.FloatSlider:
-    """A slider that can stand at `value`, wherever that is."""
+    """A slider whose range includes `value`."""
     return ipywidgets.FloatSlider(
         value=value, min=min(low, value), max=max(high, value), step=0.01, description=name,
         style={"description_width": "90px"},  # "image_image" is the longest
@@ -308,20 +302,19 @@ def _slider(name: str, value: float, low: float, high: float) -> ipywidgets.Floa
 
 
 def _bounds(mask: Mask) -> tuple[str, tuple[float, float, float, float]]:
-    """The shape's name, and the middle (x, y), width and height of what it covers."""
+    """The shape's name, and the middle (x, y), width and height of the area it covers."""
     if isinstance(mask, Ellipse):
         return "ellipse", (mask.cx, mask.cy, 2 * mask.rx, 2 * mask.ry)
-    kind = "box" if isinstance(mask, Box) else "as given"
     if isinstance(mask, Box):
-        x0, y0, x1, y1 = mask.x0, mask.y0, mask.x1, mask.y1
+        kind, x0, y0, x1, y1 = "box", mask.x0, mask.y0, mask.x1, mask.y1
     else:
-        side = 256
+        kind, side = "as given", 256
         raster = mask.raster(side, side)
-        y, x = (raster >= raster.max() / 2).nonzero().T
+        y, x = (raster >= raster.max() / 2).nonzero().T  # (pixels,) each
         x0, y0, x1, y1 = (float(v) / side for v in (x.min(), y.min(), x.max() + 1, y.max() + 1))
     return kind, tuple(map(_short, ((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0)))
 
 
 def _short(value: float) -> float:
-    """Without the tail that arithmetic leaves: the code is to be read."""
+    """The value without the many digits that arithmetic leaves, for code that people read."""
     return round(value, 4)

@@ -1,7 +1,7 @@
-"""Sampling in a thread, so that a notebook stays in hand: one job at a time for each pipeline.
+"""Sampling in a thread, so that the notebook stays responsive: one job at a time per pipeline.
 
-A job is asked to stop and stops itself, at the end of a step: nothing is torn down from outside,
-and the context managers that it is in restore the pipeline on the way out.
+A job is asked to stop, and stops at the end of a step. Its context managers then restore the
+pipeline on the way out; nothing is torn down from outside.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _making = threading.Lock()  # two threads must not make two locks for one pipeli
 
 
 def take(pipe: Any) -> threading.Lock:
-    """The pipeline's lock, taken: release it when done. RuntimeError when another has it."""
+    """Take the pipeline's lock and return it; release it when done. RuntimeError if it's taken."""
     with _making:
         lock = _locks.setdefault(pipe, threading.Lock())
     if not lock.acquire(blocking=False):
@@ -29,7 +29,7 @@ def take(pipe: Any) -> threading.Lock:
 
 @contextmanager
 def alone(pipe: Any) -> Iterator[None]:
-    """Sample in this thread while no job does; RuntimeError while one does."""
+    """Keep jobs off the pipeline in the `with` block; RuntimeError while one is running."""
     lock = take(pipe)
     try:
         yield
@@ -38,21 +38,21 @@ def alone(pipe: Any) -> Iterator[None]:
 
 
 class Cancelled(Exception):
-    """A job was asked to stop, and did."""
+    """Raised in a job that was asked to stop."""
 
 
 class Job:
-    """`work(job)` in a thread, alone on its pipeline; it has begun when this returns.
+    """`work(job)` in a thread, alone on its pipeline; it has started when this returns.
 
-    The work has to call `job.check()` often, and stops there when it was cancelled. Afterwards
-    `error` is what it raised (a `Cancelled`, too), or None. Raises RuntimeError while another job
-    has the pipeline.
+    The work has to call `job.check()` often, where it stops if it was cancelled. Afterwards `error`
+    is the exception it raised (possibly `Cancelled`), or None. Raises RuntimeError while another
+    job has the pipeline.
     """
 
     def __init__(self, pipe: Any, work: Callable[[Job], None]) -> None:
         self.error: BaseException | None = None
         self._work, self._stop, self._lock = work, threading.Event(), take(pipe)
-        # A daemon, so that a kernel that is shut down does not wait for a picture.
+        # A daemon thread, so that a kernel shuts down without waiting for a picture.
         self._thread = threading.Thread(target=self._run, name="densenb sampling", daemon=True)
         try:
             self._thread.start()
@@ -63,7 +63,7 @@ class Job:
     def _run(self) -> None:
         try:
             self._work(self)
-        except BaseException as error:  # whatever it is, who waits is told
+        except BaseException as error:  # any error: the waiting thread raises it
             self.error = error
         finally:
             self._lock.release()
@@ -73,15 +73,15 @@ class Job:
         return self._thread.is_alive()
 
     def cancel(self) -> None:
-        """Ask the work to stop at its next `check`; may be called at any time, from any thread."""
+        """Ask the work to stop at its next `check`. Any thread may call this at any time."""
         self._stop.set()
 
     def check(self) -> None:
-        """Raise `Cancelled` if somebody asked for that."""
+        """Raise `Cancelled` if `cancel` was called."""
         if self._stop.is_set():
             raise Cancelled("the picture was cancelled.")
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all is done, at most `timeout` seconds; whether it is."""
+        """Wait until the job is done, at most `timeout` seconds; return whether it is."""
         self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return not self.running

@@ -20,9 +20,8 @@ from PIL import Image
 
 import densenb as dnb
 from densenb import painter as module
-from densenb.painter import Painter, region_painter
+from densenb.painter import Painter
 from densenb.pictures import region_colour
-from densenb.widgets import MaskSliders
 
 CAT = dnb.Region("a blue cat", dnb.box(0.5, 0.42, 0.95, 0.97), strength=0.5)
 UMBRELLA = dnb.Region("an orange umbrella", dnb.ellipse(0.28, 0.28, 0.23, 0.23))
@@ -127,36 +126,6 @@ def test_another_layout():
     assert painter.canvas.loads == loads + 1  # the page forgets what could be undone
 
 
-@pytest.mark.parametrize("region", [1, "an orange umbrella"])
-@pytest.mark.parametrize("from_file", [True, False])
-def test_png_from_python(region, from_file, tmp_path):
-    levels = np.zeros((100, 50))
-    levels[:50] = 255
-    path = tmp_path / "mask.png"
-    path.write_bytes(png(levels, "L"))
-    painter, heard = Painter(LAYOUT), []
-    painter.on_change(lambda: heard.append(painter.layout))
-    painter.import_png(region, path if from_file else path.read_bytes())
-    assert painter.layout.regions == (CAT, replace(UMBRELLA, mask=dnb.mask_from_png(path)))
-    assert heard == [painter.layout]
-    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(painter.canvas.masks[1]))))
-    assert shown[:127].min() == 255 and shown[129:].max() == 0  # the edge is interpolated
-
-
-def test_png_errors_leave_the_masks_alone():
-    painter = Painter(LAYOUT)
-    for region in (2, -1, True, "a red squid"):
-        with pytest.raises(ValueError, match="no region .*give 0 to 1"):
-            painter.import_png(region, png(square()))
-    with pytest.raises(ValueError, match="not a picture"):
-        painter.import_png(0, b"words")
-    with pytest.raises(ValueError, match="the picture: mask is empty"):
-        painter.import_png(0, png(np.zeros((8, 8))))
-    with pytest.raises(ValueError, match="nowhere.png is not a file"):
-        painter.import_png(0, "nowhere.png")
-    assert painter.layout == LAYOUT
-
-
 # ------------------------------------------------------------------------------------------- code
 def test_the_code_is_the_layout():
     words = 'a blue cat and an orange umbrella, the cat\'s hat, a "rose" garden'
@@ -242,25 +211,9 @@ def test_phrases_outside_the_caption_are_told_once(recwarn):
     assert painter.layout.text == layout.text and told() == 1
 
 
-# --------------------------------------------------------------------------- the size, the fallback
-@pytest.fixture(scope="module")
-def pipe(random_pipe):
-    return random_pipe
-
-
-def test_the_painter_has_the_size_of_the_models_pictures(pipe):
-    this = dnb.tier(pipe)
-    canvas = region_painter(pipe, LAYOUT).canvas
-    assert (canvas.height, canvas.width) == (this.height, this.width)
-    canvas = region_painter(pipe, LAYOUT, height=96).canvas
-    assert (canvas.height, canvas.width) == (96, this.width)
-
-
-def test_without_anywidget_there_are_sliders_and_one_sentence(pipe, monkeypatch, capsys):
+# ------------------------------------------------------------------ without anywidget, and the page
+def test_without_anywidget_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(module, "anywidget", None)
-    sliders = region_painter(pipe, LAYOUT)
-    assert isinstance(sliders, MaskSliders) and sliders.layout == LAYOUT
-    assert capsys.readouterr().out.count("\n") == 1
     with pytest.raises(ImportError, match="pip install anywidget"):
         Painter(LAYOUT)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import densenb as dnb
-from densenb import live, pipelines, widgets
+from densenb import live, pictures, pipelines, widgets
 from densenb.modulation import Plan, Step, modulate
 from densenb.records import Entry, Record
 from densenb.worker import alone
@@ -293,8 +293,8 @@ def test_every_bias_that_a_slider_can_give_has_its_own_colour(pipe, monkeypatch)
     config = dnb.DenseConfig(value_range=None, image_text=2, decay=0, area=0)
     sliders = widgets.ConfigSliders(pipe, LAYOUT, ["image_text"], config)
     titles = []
-    real = live.side_by_side
-    monkeypatch.setattr(live, "side_by_side", lambda p, side: titles.extend(p) or real(p, side))
+    real = pictures.side_by_side
+    monkeypatch.setattr(pictures, "side_by_side", lambda p, side: titles.extend(p) or real(p, side))
     shown = set()
     for logits in (2.0, 6.0, 8.0, sliders.settings["image_text"].max):
         sliders.settings["image_text"].value = logits
@@ -328,21 +328,32 @@ def test_sampling_steps_are_those_of_the_pipeline(pipe):
 
 
 # ---------------------------------------------------------------------------------------- explorer
-def test_explorer_walks_through_the_tensor():
-    maps = torch.rand(3, 2, 4, 8, 8)
-    walk = widgets.StepBlockHead(maps, steps=["a", "b", "c"], blocks=[5, 7])
-    assert torch.allclose(walk.values, maps[0, 0].mean(0))
+def recorded(maps: torch.Tensor) -> Record:
+    """A record of maps [S, L, K, P, rows, columns] for the phrases of the layout."""
+    entries = [
+        Entry(0, step, 1.0 - step / 4, block, "attn", 0, 0, True, False, {"image_text": values})
+        for step, blocks in enumerate(maps)
+        for block, values in enumerate(blocks, start=5)
+    ]
+    return Record((LAYOUT,), ((),), tuple(range(maps.shape[2])), entries=entries)
+
+
+def test_explorer_walks_through_the_record():
+    maps = torch.rand(3, 2, 4, 2, 8, 8)
+    walk = widgets.explore(recorded(maps))
+    torch.testing.assert_close(walk.values, maps[0, 0, :, 0].mean(dim=0))
+    assert walk.reading.startswith("a blue cat, step 0 (sigma 1.00), block 5, mean of the heads: ")
     walk.step.value, walk.block.value, walk.head.value = 2, 1, 3
-    assert torch.equal(walk.values, maps[2, 1, 3])
-    assert walk.reading.startswith("attention, step c, block 7, head 3: highest")
+    walk.what.value = "an orange umbrella"
+    assert torch.equal(walk.values, maps[2, 1, 3, 1])
+    assert walk.reading.startswith("an orange umbrella, step 2 (sigma 0.50), block 6, head 3: ")
     assert (pixels(walk._shown) == np.asarray(walk.image)).all()
 
 
 def test_explorer_reads_the_share_in_the_region():
-    inside = LAYOUT.token_masks(16, 16)[1].float().expand(1, 1, 1, 16, 16)
-    maps = {"a blue cat": inside, "an orange umbrella": inside}
+    inside = LAYOUT.token_masks(16, 16)[1].float().expand(1, 1, 1, 2, 16, 16)
     picture = Image.new("RGB", (256, 256), "white")
-    walk = widgets.StepBlockHead(maps, layout=LAYOUT, picture=picture)
+    walk = widgets.explore(recorded(inside), picture)
     assert ": 0% in its region" in walk.reading
     before = walk.image.tobytes()
     walk.what.value = "an orange umbrella"
@@ -350,25 +361,19 @@ def test_explorer_reads_the_share_in_the_region():
     assert walk.image.tobytes() != before
 
 
-def test_explorer_refuses_other_shapes():
-    with pytest.raises(ValueError, match="heads, rows, columns"):
-        widgets.StepBlockHead(torch.rand(3, 2, 8, 8))
-    with pytest.raises(ValueError, match="2 names for 3 steps"):
-        widgets.StepBlockHead(torch.rand(3, 2, 1, 8, 8), steps=["a", "b"])
-
-
-def test_explore_takes_a_record():
-    value = torch.arange(2.0)[:, None, None].expand(1, 2, 4, 4)
-    entries = [
-        Entry(0, step, 1.0 - step / 4, 3, "attn", 0, 0, True, False, {"image_text": value + step})
-        for step in (0, 1)
-    ]
-    record = Record((LAYOUT,), ((),), ("mean",), entries=entries)
+def test_explorer_reads_the_peak_of_a_background():
+    maps = torch.zeros(1, 1, 1, 3, 8, 8)
+    maps[..., 2, 4, 6] = 0.5
+    record = recorded(maps)
+    record.layouts = (replace(LAYOUT, background="a rose garden"),)
     walk = widgets.explore(record)
-    walk.step.value, walk.what.value = 1, "an orange umbrella"
-    assert (walk.values == 2).all() and "step 1 (sigma 0.75), block 3" in walk.reading
+    walk.what.value = "a rose garden"
+    assert walk.reading.endswith("block 5, head 0: highest 0.5 (row 4, column 6).")
+
+
+def test_explorer_refuses_a_picture_that_was_not_recorded():
     with pytest.raises(ValueError, match="number is 1"):
-        widgets.explore(record, number=1)
+        widgets.explore(recorded(torch.rand(1, 1, 1, 2, 4, 4)), number=1)
 
 
 def test_widgets_show_themselves_in_a_notebook(monkeypatch):
@@ -376,6 +381,6 @@ def test_widgets_show_themselves_in_a_notebook(monkeypatch):
 
     shown = []
     monkeypatch.setattr(explorer, "display", shown.append)
-    walk = widgets.StepBlockHead(torch.rand(1, 1, 1, 4, 4))
+    walk = widgets.explore(recorded(torch.rand(1, 1, 1, 2, 4, 4)))
     walk._ipython_display_()
     assert shown == [walk.box]

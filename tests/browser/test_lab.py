@@ -8,15 +8,21 @@ from hands import handle, keys, row, write
 SETUP = """
 import torch
 import densenb as dnb
-from densenb.widgets import MaskSliders, StepBlockHead
+from densenb.records import Entry, Record
+from densenb.widgets import MaskSliders, explore
 pipe = dnb.load("tiny")
 layout = dnb.Layout("a blue cat and an orange umbrella in a rose garden", [
     dnb.Region("a blue cat", dnb.box(0.05, 0.35, 0.50, 0.95)),
     dnb.Region("an orange umbrella", dnb.ellipse(0.72, 0.40, 0.22, 0.30)),
 ])
+entries = [
+    Entry(0, step, 1.0, block, "attn", 0, 0, True, False, {"image_text": torch.rand(2, 2, 8, 8)})
+    for step in range(3) for block in range(4)
+]
+record = Record((layout,), ((),), (0, 1), entries=entries)
 """
 SLIDERS = 'sliders = MaskSliders(pipe, layout, ["image_text"], steps=2)\nsliders'
-WALK = "walk = StepBlockHead(torch.rand(3, 4, 2, 8, 8), blocks='abcd')\nwalk"
+WALK = "walk = explore(record)\nwalk"
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +114,8 @@ def test_explorer_sliders(notebook):
     for name, value in (("step", 2), ("block", 2), ("head", 1)):
         keys(handle(cell, name), "End", "ArrowLeft" if name == "block" else "End")
         notebook.wait_until(f"walk.{name}.value == {value}")
-    notebook.page.get_by_text("step 2, block c, head 1: highest").wait_for()
+    notebook.page.get_by_text("a blue cat, step 2 (sigma 1.00), block 2, head 1:").wait_for()
     assert notebook.value("walk.reading") in cell.inner_text()
-    assert notebook.value("(walk.values == walk._maps['attention'][2, 2, 1]).all().item()")
+    expected = "entries[-2].values['image_text'][1, 0]"
+    assert notebook.value(f"(walk.values == {expected}).all().item()")
     assert shown.screenshot() != before

@@ -363,15 +363,6 @@ def test_a_picture_that_is_none_is_told(hand):
     assert hand.painter.layout == LAYOUT
 
 
-def test_png_from_python_can_be_undone_in_the_page(hand):
-    hand.painter.import_png(1, half())
-    hand.from_python()
-    hand.click("Undo (Ctrl+Z)")
-    assert hand.painter.layout == LAYOUT
-    hand.click("Redo (Ctrl+Y)")
-    assert (hand.masks()[1] == dnb.masks.mask_from_png(half()).raster(256, 256)).all()
-
-
 def test_another_layout_has_no_history(hand):
     hand.drag((10, 10), (60, 10))
     other = dnb.Layout("a red squid", [dnb.Region("a red squid", dnb.box(0.1, 0.2, 0.3, 0.4))])
