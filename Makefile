@@ -94,19 +94,19 @@ notebooks: setup ## re-execute every notebook in place, clean and check it
 	@$(PY) tools/notebooks.py check
 
 miniature: setup ## train the bundled miniature again, into out/miniature
-	@$(PY) -m densenb.tiny.train all --out out/miniature
+	@$(PY) -m densenb.miniature.training.train all --out out/miniature
 
 # Example: make states LAUNCH=".venv/bin/accelerate launch --num_processes 2 -m"
 LAUNCH ?= $(PY) -m
 STEPS ?= 13000
 FLAGS ?=
-SHARED := $(addprefix densenb/tiny/assets/model/,vae tokenizer tokenizer_2 tokenizer_3)
+SHARED := $(addprefix densenb/miniature/assets/model/,vae tokenizer tokenizer_2 tokenizer_3)
 
 states: setup ## retrain it: its states at 25 %, 50 % and 100 % of training, and a smaller one
 	@mkdir -p out/states out/smaller
 	@cp -r $(SHARED) out/states && cp -r $(SHARED) out/smaller
-	@$(LAUNCH) densenb.tiny.train flow --out out/states --steps $(STEPS) --snapshots 0.25 0.5 $(FLAGS)
-	@$(LAUNCH) densenb.tiny.train flow --out out/smaller --steps $(STEPS) --layers 4 --width 160 $(FLAGS)
+	@$(LAUNCH) densenb.miniature.training.train flow --out out/states --steps $(STEPS) --snapshots 0.25 0.5 $(FLAGS)
+	@$(LAUNCH) densenb.miniature.training.train flow --out out/smaller --steps $(STEPS) --layers 4 --width 160 $(FLAGS)
 
 benchmarks: setup ## run the speed and memory measurements
 	@for script in tests/benchmarks/*.py; do \

@@ -8,30 +8,34 @@ follows.
         dnb.Region("a blue cat", dnb.box(0.05, 0.35, 0.50, 0.95)),
         dnb.Region("an orange umbrella", dnb.ellipse(0.72, 0.40, 0.22, 0.30)),
     ])
-    images = dnb.generate(pipe, layout, seeds=range(4), config=dnb.DenseConfig.tuned(pipe))
+    images = dnb.generate(pipe, layout, seeds=range(4), config=dnb.DenseConfig.recommended(pipe))
+
+Names are imported when they are first used, because torch, diffusers and transformers take seconds.
 """
 
-import logging as _python_logging
+from __future__ import annotations
 
-from transformers.utils import logging as _logging
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-# bitsandbytes, which diffusers imports where it is installed, looks for a faster kernel of another
-# package on some processors, and warns where there is none; nothing here needs it
-_python_logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(_python_logging.ERROR)
-# transformers says at length that it has no torchvision for image processors nobody uses here
-_verbosity = _logging.get_verbosity()
-_logging.set_verbosity_error()
+# OpenMP reads this once, when torch is loaded. Threads that spin while they wait take the cores from
+# each other wherever other processes are busy (`tests/benchmarks/busy.py` shows both figures).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from densenb.attention import dense_attention  # noqa: E402
-from densenb.baselines import HardMask  # noqa: E402
-from densenb.layout import Layout, Region, regions_from_label_map  # noqa: E402
-from densenb.masks import box, ellipse, mask_from_array, mask_from_png, polygon  # noqa: E402
-from densenb.modulation import DenseConfig  # noqa: E402
-from densenb.pipelines import generate, generators, load, load_or_tiny, tier  # noqa: E402
-from densenb.preview import preview  # noqa: E402
-from densenb.recorder import record_attention  # noqa: E402
-
-_logging.set_verbosity(_verbosity)
+if TYPE_CHECKING:
+    from densenb.layout.label_maps import regions_from_label_map
+    from densenb.layout.layout import Layout, Region
+    from densenb.layout.mask_files import mask_from_png
+    from densenb.layout.masks import box, ellipse, mask_from_array, polygon
+    from densenb.models.load import load, load_or_tiny
+    from densenb.models.tiers import tier
+    from densenb.modulation.baselines import HardMask
+    from densenb.modulation.dense_config import DenseConfig
+    from densenb.recording.recorder import record_attention
+    from densenb.sampling import generate, generators
+    from densenb.sd3.dense_attention import dense_attention
+    from densenb.sd3.preview import preview
 
 __all__ = [
     "DenseConfig", "HardMask", "Layout", "Region", "box", "dense_attention", "ellipse", "generate",
@@ -39,3 +43,29 @@ __all__ = [
     "record_attention", "regions_from_label_map", "tier",
 ]  # fmt: skip
 __version__ = "0.1.0"
+
+_HOMES = {
+    "layout.label_maps": ["regions_from_label_map"],
+    "layout.layout": ["Layout", "Region"],
+    "layout.mask_files": ["mask_from_png"],
+    "layout.masks": ["box", "ellipse", "mask_from_array", "polygon"],
+    "models.load": ["load", "load_or_tiny"],
+    "models.tiers": ["tier"],
+    "modulation.baselines": ["HardMask"],
+    "modulation.dense_config": ["DenseConfig"],
+    "recording.recorder": ["record_attention"],
+    "sampling": ["generate", "generators"],
+    "sd3.dense_attention": ["dense_attention"],
+    "sd3.preview": ["preview"],
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"densenb.{module}"), name)
+    raise AttributeError(f"module 'densenb' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,7 +12,10 @@ if not torch.cuda.is_available():  # read when Triton is first imported, which d
 
 from tiny_random import random_pipeline  # noqa: E402
 
-from densenb.tiny import backgrounds, world  # noqa: E402
+from densenb.miniature import (
+    backgrounds,
+    world,  # noqa: E402
+)
 
 
 @pytest.fixture(scope="session")

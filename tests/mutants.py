@@ -11,15 +11,15 @@ from pathlib import Path
 
 def strength_zero() -> None:
     """The modulation computes everything, and moves nothing."""
-    from densenb import modulation
+    from densenb.modulation import dense_config
 
-    weight = modulation.query_weight
-    modulation.query_weight = lambda *given: 0 * weight(*given)
+    weight = dense_config.query_weight
+    dense_config.query_weight = lambda *given: 0 * weight(*given)
 
 
 def transposed_mask() -> None:
     """Rows and columns of the token grid change places."""
-    from densenb.layout import Layout
+    from densenb.layout.layout import Layout
 
     masks = Layout.token_masks
     Layout.token_masks = lambda *given, **named: masks(*given, **named).transpose(1, 2).contiguous()
@@ -27,20 +27,20 @@ def transposed_mask() -> None:
 
 def token_order() -> None:
     """Text before image, as FLUX has it and SD 3.5 has not."""
-    from densenb import plans
+    from densenb.sd3 import token_regions
 
-    regions = plans.token_regions
+    regions = token_regions.token_regions
 
     def turned(pipe, layout, rule, grid, t5_length, columns):
         member = regions(pipe, layout, rule, grid, t5_length, columns)
         return member.roll(len(member) - grid[0] * grid[1], dims=0)
 
-    plans.token_regions = turned
+    token_regions.token_regions = turned
 
 
 def no_patch() -> None:
     """Processors are exchanged for some that do what the stock ones do."""
-    from densenb.attention import DenseJointAttnProcessor
+    from densenb.sd3.processors import DenseJointAttnProcessor
 
     def stock(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **rest):
         self.edited += 1

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from densenb import access
-from densenb.access import (
+from densenb.models import download
+from densenb.models.download import (
     WITHOUT_T5,
     NoAccess,
     Unreachable,
@@ -19,7 +19,7 @@ from densenb.access import (
     is_cached,
     needed_files,
 )
-from densenb.configs import PARTS, REPOSITORIES
+from densenb.models.architecture import PARTS, REPOSITORIES
 
 # As the released repositories are laid out.
 LISTING = {
@@ -145,7 +145,7 @@ def test_fetch_downloads_what_is_needed_and_the_cache_remembers_it(monkeypatch, 
         asked.update(options, repository=repository)
         return str(tmp_path)
 
-    monkeypatch.setattr(access, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(download, "snapshot_download", snapshot_download)
     assert fetch("medium", WITHOUT_T5, Api()) == tmp_path
     assert asked["repository"] == REPOSITORIES["medium"]
     assert asked["revision"] is None  # a commit would leave no ref to find the download by
@@ -154,7 +154,7 @@ def test_fetch_downloads_what_is_needed_and_the_cache_remembers_it(monkeypatch, 
 
 def test_nothing_is_downloaded_without_permission(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(access, "snapshot_download", lambda *_, **__: pytest.fail("downloaded"))
+    monkeypatch.setattr(download, "snapshot_download", lambda *_, **__: pytest.fail("downloaded"))
     with pytest.raises(NoAccess, match="no access"):
         fetch("medium", PARTS, Api(hub_error(GatedRepoError)))
 

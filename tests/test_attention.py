@@ -10,12 +10,14 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from tiny_random import CLIP_LENGTH, random_pipeline
 
-from densenb.attention import DenseJointAttnProcessor, dense_attention
-from densenb.baselines import HardMask
-from densenb.layout import Layout, Region, box, ellipse
-from densenb.modulation import DenseConfig, Rule
-from densenb.plans import Plans, token_regions
-from densenb.tokens import text_regions
+from densenb.layout.layout import Layout, Region
+from densenb.layout.masks import box, ellipse
+from densenb.modulation.baselines import HardMask
+from densenb.modulation.dense_config import DenseConfig
+from densenb.modulation.rule import Rule
+from densenb.sd3.dense_attention import dense_attention
+from densenb.sd3.processors import DenseJointAttnProcessor
+from densenb.sd3.token_regions import Plans, text_regions, token_regions
 
 CAT = Region("a blue cat", box(0.05, 0.35, 0.5, 0.95))
 UMBRELLA = Region("an orange umbrella", ellipse(0.72, 0.4, 0.22, 0.3))

@@ -10,8 +10,8 @@ from diffusers import StableDiffusion3Img2ImgPipeline, StableDiffusion3InpaintPi
 from PIL import Image
 from test_attention import ALL, LAYOUT, NOTHING, SMALL, close, sample, stock
 
-from densenb.attention import dense_attention
-from densenb.modulation import DenseConfig
+from densenb.modulation.dense_config import DenseConfig
+from densenb.sd3.dense_attention import dense_attention
 
 
 def redrawn(pipe, extra, config=None):

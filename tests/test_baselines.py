@@ -9,8 +9,8 @@ import torch
 from tiny_random import random_pipeline
 
 import densenb as dnb
-from densenb.attention import dense_attention
-from densenb.baselines import (
+from densenb.evaluation.runner import METHODS
+from densenb.modulation.baselines import (
     HardMask,
     MultiplyWeights,
     PaintWithWords,
@@ -18,8 +18,8 @@ from densenb.baselines import (
     ScaleText,
     phrase_mask,
 )
-from densenb.evaluate import METHODS
-from densenb.modulation import Plan, Step
+from densenb.modulation.plan import Plan, Step
+from densenb.sd3.dense_attention import dense_attention
 
 PIXELS, WORDS = 9, 6
 RULES = [PaintWithWords(), MultiplyWeights(), ScaleText(), ScaleByArea(), HardMask()]

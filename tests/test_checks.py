@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import densenb as dnb
-from densenb import checks
+from densenb.lessons import checking, checks
 from tools.notebooks import ROOT
 
 CAPTION = "a blue cat and an orange umbrella in a rose garden"
@@ -70,13 +70,13 @@ WRONG = {
 @pytest.mark.parametrize("answer", WRONG)
 def test_a_wrong_answer_is_told_what_is_wrong(answer, capsys):
     after, message = WRONG[answer]
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
         check(after)
     assert capsys.readouterr().out == ""
 
 
 def test_a_notebook_shows_the_message_without_a_traceback():
-    error = checks.CheckFailed("move the cat.")
+    error = checking.CheckFailed("move the cat.")
     assert error._render_traceback_() == ["not yet: move the cat."]
 
 
@@ -102,7 +102,7 @@ def test_guidance_passes(capsys):
     ],
 )
 def test_wrong_guidance_is_told_why(answer, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
         checks.check_guidance(answer)
 
 
@@ -123,7 +123,7 @@ def test_four_bits_pass(capsys):
     ],
 )
 def test_wrong_bytes_are_told_why(answer, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
         checks.check_four_bits(answer)
 
 
@@ -143,7 +143,7 @@ def test_notebook_00_the_stub_fails_and_the_printed_solution_passes(capsys):
     names = {"dnb": dnb}
     exec(given, names)
     exec(stub, names)
-    with pytest.raises(checks.CheckFailed, match="still where it was"):
+    with pytest.raises(checking.CheckFailed, match="still where it was"):
         exec(check_it, names)
     (solution,) = re.findall(r"```python\n(.*?)```", folded, re.DOTALL)
     exec(solution, names)
@@ -157,7 +157,7 @@ def test_notebook_01_the_stubs_fail_and_the_printed_solutions_pass(name, capsys)
     stub, check_it, folded = exercise(notebook, [name, f"{name}-check", f"{name}-help"])
     names = {"checks": checks}
     exec(stub, names)
-    with pytest.raises(checks.CheckFailed, match="gives nothing"):
+    with pytest.raises(checking.CheckFailed, match="gives nothing"):
         exec(check_it, names)
     (solution,) = re.findall(r"```python\n(.*?)```", folded, re.DOTALL)
     exec(solution, names)

@@ -7,7 +7,7 @@ import re
 import nbformat
 import pytest
 
-from densenb import checks
+from densenb.lessons import attention_checks, checking
 from tools.notebooks import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "02_see_joint_attention.ipynb"
@@ -15,8 +15,8 @@ NOTEBOOK = ROOT / "notebooks" / "02_see_joint_attention.ipynb"
 
 # ---------------------------------------------------------------------- where a phrase looks
 def test_a_phrase_map_passes(capsys):
-    checks.check_phrase_map(lambda w, words, image: w[:, words, :image].mean(dim=(0, 1)))
-    checks.check_phrase_map(lambda w, words, image: w.mean(0)[words].mean(0)[:image])
+    attention_checks.check_phrase_map(lambda w, words, image: w[:, words, :image].mean(dim=(0, 1)))
+    attention_checks.check_phrase_map(lambda w, words, image: w.mean(0)[words].mean(0)[:image])
     assert capsys.readouterr().out.count("ok: ") == 2
 
 
@@ -40,14 +40,16 @@ def test_a_phrase_map_passes(capsys):
     ],
 )
 def test_a_wrong_phrase_map_is_told_why(answer, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
-        checks.check_phrase_map(answer)
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+        attention_checks.check_phrase_map(answer)
 
 
 # ---------------------------------------------------------------------- text mass
 def test_text_mass_passes(capsys):
-    checks.check_text_mass(lambda s, image: s.softmax(-1)[:, :image, image:].sum(-1).mean())
-    checks.check_text_mass(
+    attention_checks.check_text_mass(
+        lambda s, image: s.softmax(-1)[:, :image, image:].sum(-1).mean()
+    )
+    attention_checks.check_text_mass(
         lambda s, image: 1 - s.softmax(-1)[:, :image, :image].sum(-1).mean().item()
     )
     assert capsys.readouterr().out.count("ok: ") == 2
@@ -72,8 +74,8 @@ def first_tokens(s, image):
     ],
 )
 def test_wrong_text_mass_is_told_why(answer, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
-        checks.check_text_mass(answer)
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+        attention_checks.check_text_mass(answer)
 
 
 # ---------------------------------------------------------------------- the exercises themselves
@@ -81,7 +83,7 @@ def test_wrong_text_mass_is_told_why(answer, message):
 def test_the_stubs_fail_and_the_printed_solutions_pass(name, wrong, capsys):
     cells = {cell.id: cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
     names = {"checks": checks}
-    with pytest.raises(checks.CheckFailed, match=re.escape(wrong)):
+    with pytest.raises(checking.CheckFailed, match=re.escape(wrong)):
         exec(cells[name], names)
     (solution,) = re.findall(r"```python\n(.*?)```", cells[f"{name}-text"], re.DOTALL)
     exec(solution, names)

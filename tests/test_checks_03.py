@@ -8,8 +8,8 @@ import nbformat
 import pytest
 import torch
 
-from densenb import checks
-from densenb.modulation import fixed_bias
+from densenb.lessons import attention_checks, checking, checks
+from densenb.modulation.formulas import fixed_bias
 from tools.notebooks import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "03_cross_attention_modulation.ipynb"
@@ -18,7 +18,7 @@ CHOICES = ("rises", "falls")
 
 # ---------------------------------------------------------------------- predict, then run
 def test_a_right_prediction_passes(capsys):
-    checks.check_prediction("falls", CHOICES, "falls", "Because.")
+    attention_checks.check_prediction("falls", CHOICES, "falls", "Because.")
     assert capsys.readouterr().out == "ok: measured was 'falls', as you expected. Because.\n"
 
 
@@ -32,8 +32,8 @@ def test_a_right_prediction_passes(capsys):
     ],
 )
 def test_a_wrong_prediction_is_told_why(answer, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
-        checks.check_prediction(answer, CHOICES, "falls", "Because.")
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+        attention_checks.check_prediction(answer, CHOICES, "falls", "Because.")
 
 
 # ---------------------------------------------------------------------- the positive half alone
@@ -42,8 +42,10 @@ def own(scores, same, strength):
 
 
 def test_own_words_only_passes(capsys):
-    checks.check_own_words_only(own)
-    checks.check_own_words_only(lambda s, m, b: torch.where(m[:, None] > 0, s + b[:, None], s))
+    attention_checks.check_own_words_only(own)
+    attention_checks.check_own_words_only(
+        lambda s, m, b: torch.where(m[:, None] > 0, s + b[:, None], s)
+    )
     assert capsys.readouterr().out.count("ok: ") == 2
 
 
@@ -62,8 +64,8 @@ def test_own_words_only_passes(capsys):
     ],
 )
 def test_own_words_only_tells_what_is_wrong(answer, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
-        checks.check_own_words_only(answer)
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+        attention_checks.check_own_words_only(answer)
 
 
 # ---------------------------------------------------------------------- a biased guided batch
@@ -104,9 +106,9 @@ def masked_and_renormalised(scores, bias):
 
 
 def test_attends_passes(capsys):
-    checks.check_attends(attends)
+    attention_checks.check_attends(attends)
     zeros = torch.zeros(1, 1, 1)
-    checks.check_attends(lambda s, b: (s + torch.stack([zeros * b, b[None]])).softmax(-1))
+    attention_checks.check_attends(lambda s, b: (s + torch.stack([zeros * b, b[None]])).softmax(-1))
     assert capsys.readouterr().out.count("ok: ") == 2
 
 
@@ -126,8 +128,8 @@ def test_attends_passes(capsys):
     ],
 )
 def test_attends_tells_what_is_wrong(answer, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
-        checks.check_attends(answer)
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+        attention_checks.check_attends(answer)
 
 
 # ---------------------------------------------------------------------- the exercises themselves
@@ -137,7 +139,7 @@ def test_attends_tells_what_is_wrong(answer, message):
 def test_the_stubs_fail_and_the_printed_solutions_pass(name, wrong, capsys):
     cells = {cell.id: cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
     names = {"checks": checks, "fixed_bias": fixed_bias}
-    with pytest.raises(checks.CheckFailed, match=re.escape(wrong)):
+    with pytest.raises(checking.CheckFailed, match=re.escape(wrong)):
         exec(cells[name], names)
     (solution,) = re.findall(r"```python\n(.*?)```", cells[f"{name}-text"], re.DOTALL)
     exec(solution, names)

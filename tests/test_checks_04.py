@@ -7,8 +7,8 @@ import re
 import pytest
 import torch
 
-from densenb import checks
-from densenb.modulation import same_region
+from densenb.lessons import checking, scaling_checks
+from densenb.modulation.formulas import same_region
 
 
 def region_bias(pixels, bias):
@@ -20,11 +20,11 @@ def same_pixels(pixels):
 
 
 def test_right_answers_pass(capsys):
-    checks.check_own_share(0.71)
-    checks.check_own_share(0.73, share=0.5, bias=0.5)
-    checks.check_region_bias(region_bias)
-    checks.check_same_pixels(same_pixels)
-    checks.check_same_pixels(lambda pixels: same_region(pixels, pixels).bool())
+    scaling_checks.check_own_share(0.71)
+    scaling_checks.check_own_share(0.73, share=0.5, bias=0.5)
+    scaling_checks.check_region_bias(region_bias)
+    scaling_checks.check_same_pixels(same_pixels)
+    scaling_checks.check_same_pixels(lambda pixels: same_region(pixels, pixels).bool())
     assert capsys.readouterr().out.count("ok: ") == 5
 
 
@@ -42,8 +42,8 @@ SHARES = {
 
 @pytest.mark.parametrize(("guess", "message"), SHARES.values(), ids=SHARES)
 def test_a_wrong_share_is_told_what_is_wrong(guess, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
-        checks.check_own_share(guess)
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+        scaling_checks.check_own_share(guess)
 
 
 def full(pixels, bias):
@@ -63,8 +63,8 @@ BIASES = {
 
 @pytest.mark.parametrize(("answer", "message"), BIASES.values(), ids=BIASES)
 def test_a_wrong_bias_is_told_what_is_wrong(answer, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
-        checks.check_region_bias(answer)
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+        scaling_checks.check_region_bias(answer)
 
 
 SAMES = {
@@ -79,8 +79,8 @@ SAMES = {
 
 @pytest.mark.parametrize(("answer", "message"), SAMES.values(), ids=SAMES)
 def test_a_wrong_same_is_told_what_is_wrong(answer, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
-        checks.check_same_pixels(answer)
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+        scaling_checks.check_same_pixels(answer)
 
 
 @pytest.mark.parametrize("wrong", [SHARES, BIASES, SAMES], ids=["share", "bias", "same"])

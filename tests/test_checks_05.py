@@ -9,8 +9,8 @@ import re
 import nbformat
 import pytest
 
-from densenb import checking, checks
-from densenb.modulation import push_pull, value_range
+from densenb.lessons import attention_checks, checking, hand_in, scaling_checks
+from densenb.modulation.formulas import push_pull, value_range
 from tools.notebooks import ROOT, tags
 
 
@@ -20,10 +20,10 @@ def push_only(scores, same, strength, dim=-1):
 
 
 def test_right_answers_pass(capsys):
-    checks.check_moved_scores(3.0, -1.0)
-    checks.check_moved_scores(3, -1)
-    checks.check_push_only(push_only)
-    checks.check_value_range(value_range)
+    scaling_checks.check_moved_scores(3.0, -1.0)
+    scaling_checks.check_moved_scores(3, -1)
+    scaling_checks.check_push_only(push_only)
+    scaling_checks.check_value_range(value_range)
     assert capsys.readouterr().out.count("ok: ") == 4
 
 
@@ -39,8 +39,8 @@ MOVED = {
 
 @pytest.mark.parametrize(("guess", "message"), MOVED.values(), ids=MOVED)
 def test_a_wrong_prediction_is_told_what_is_wrong(guess, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
-        checks.check_moved_scores(*guess)
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+        scaling_checks.check_moved_scores(*guess)
 
 
 def in_place(scores, same, strength):
@@ -69,8 +69,8 @@ PUSHES = {
 
 @pytest.mark.parametrize(("answer", "message"), PUSHES.values(), ids=PUSHES)
 def test_a_wrong_push_is_told_what_is_wrong(answer, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
-        checks.check_push_only(answer)
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+        scaling_checks.check_push_only(answer)
 
 
 def limits(scores, dim):
@@ -90,8 +90,8 @@ RANGES = {
 
 @pytest.mark.parametrize(("answer", "message"), RANGES.values(), ids=RANGES)
 def test_a_wrong_range_is_told_what_is_wrong(answer, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
-        checks.check_value_range(answer)
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+        scaling_checks.check_value_range(answer)
 
 
 @pytest.mark.parametrize("wrong", [MOVED, PUSHES, RANGES], ids=["moved", "push", "range"])
@@ -121,10 +121,10 @@ def nothing_passed(monkeypatch):
 
 
 def test_a_report_lists_what_was_passed(nothing_passed, tmp_path, capsys):
-    checks.check_moved_scores(3.0, -1.0)
-    with pytest.raises(checks.CheckFailed):
-        checks.check_value_range(lambda scores: limits(scores, -2))
-    path = checks.report(" Ada ", tmp_path / "ada.json")
+    scaling_checks.check_moved_scores(3.0, -1.0)
+    with pytest.raises(checking.CheckFailed):
+        scaling_checks.check_value_range(lambda scores: limits(scores, -2))
+    path = hand_in.report(" Ada ", tmp_path / "ada.json")
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["student"] == "Ada" and list(content["exercises"]) == ["check_moved_scores"]
     found = content["exercises"]["check_moved_scores"]
@@ -136,42 +136,42 @@ def test_a_report_lists_what_was_passed(nothing_passed, tmp_path, capsys):
 
 
 def test_a_second_session_adds_to_the_report(nothing_passed, tmp_path, monkeypatch):
-    checks.check_moved_scores(3.0, -1.0)
-    path = checks.report("Ada", tmp_path / "ada.json")
+    scaling_checks.check_moved_scores(3.0, -1.0)
+    path = hand_in.report("Ada", tmp_path / "ada.json")
     monkeypatch.setattr(checking, "PASSED", {})
-    checks.check_value_range(value_range)
-    checks.check_value_range(value_range)
-    checks.report("Ada", path)
+    scaling_checks.check_value_range(value_range)
+    scaling_checks.check_value_range(value_range)
+    hand_in.report("Ada", path)
     content = json.loads(path.read_text(encoding="utf-8"))
     assert set(content["exercises"]) == {"check_moved_scores", "check_value_range"}
     assert len(content["exercises"]["check_value_range"]["said"]) == 1
 
 
 def test_one_check_of_two_exercises_counts_for_each(nothing_passed, tmp_path, capsys):
-    checks.check_prediction("up", ["up", "down"], "up", "This is why.")
-    path = checks.report("Ada", tmp_path / "ada.json")
+    attention_checks.check_prediction("up", ["up", "down"], "up", "This is why.")
+    path = hand_in.report("Ada", tmp_path / "ada.json")
     assert re.search(r"02, 03 +check_prediction +1 of 2\n", capsys.readouterr().out)
-    checks.check_prediction("down", ["up", "down"], "down", "Another reason.")
-    checks.report("Ada", path)
+    attention_checks.check_prediction("down", ["up", "down"], "down", "Another reason.")
+    hand_in.report("Ada", path)
     assert re.search(r"check_prediction +2 of 2\n", capsys.readouterr().out)
 
 
 def test_a_report_is_never_written_over_something_else(nothing_passed, tmp_path):
-    path = checks.report("Ada", tmp_path / "ada.json")
+    path = hand_in.report("Ada", tmp_path / "ada.json")
     with pytest.raises(ValueError, match="hand-in of 'Ada'"):
-        checks.report("Grace", path)
+        hand_in.report("Grace", path)
     other = tmp_path / "notes.json"
     other.write_text("[1, 2]", encoding="utf-8")
     with pytest.raises(ValueError, match="no hand-in file"):
-        checks.report("Ada", other)
+        hand_in.report("Ada", other)
     assert other.read_text(encoding="utf-8") == "[1, 2]"
     with pytest.raises(ValueError, match="give your name"):
-        checks.report("  ", tmp_path / "new.json")
+        hand_in.report("  ", tmp_path / "new.json")
     assert not (tmp_path / "new.json").exists()
 
 
 def test_every_exercise_says_its_notebook():
-    from densenb.hand_in import exercises
+    from densenb.lessons.hand_in import exercises
 
     found = exercises()
     assert all(found.values()), found

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import densenb as dnb
-from densenb import checks, measured
-from densenb.evaluate import METHODS
-from densenb.metrics import iou
-from densenb.ranks import kendall_tau
-from densenb.suites import SUITES
-from densenb.tables import CEILING, GROUND_TRUTH, settings_of
+from densenb.evaluation import measured
+from densenb.evaluation.metrics import iou
+from densenb.evaluation.ranks import kendall_tau
+from densenb.evaluation.runner import METHODS
+from densenb.evaluation.suites import SUITES
+from densenb.evaluation.tables import CEILING, GROUND_TRUTH, settings_of
+from densenb.lessons import checking, measure_checks
 from tools.notebooks import ROOT
 from tools.tables import markdown
 
@@ -43,11 +44,11 @@ def tau(first, second, pairs=lambda n: itertools.combinations(range(n), 2)):
 
 
 def test_right_answers_pass(capsys):
-    checks.check_mean_iou(mean_iou)
-    checks.check_mean_iou(lambda *given: mean_iou(*given).item())
-    checks.check_paired_interval(paired)
-    checks.check_kendall_tau(tau)
-    checks.check_kendall_tau(kendall_tau)
+    measure_checks.check_mean_iou(mean_iou)
+    measure_checks.check_mean_iou(lambda *given: mean_iou(*given).item())
+    measure_checks.check_paired_interval(paired)
+    measure_checks.check_kendall_tau(tau)
+    measure_checks.check_kendall_tau(kendall_tau)
     assert capsys.readouterr().out.count("ok: ") == 5
 
 
@@ -82,8 +83,8 @@ MEANS = {
 
 @pytest.mark.parametrize(("answer", "message"), MEANS.values(), ids=MEANS)
 def test_a_wrong_mean_iou_is_told_what_is_wrong(answer, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
-        checks.check_mean_iou(answer)
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+        measure_checks.check_mean_iou(answer)
 
 
 def unpaired(mine, theirs, drawn):
@@ -111,8 +112,8 @@ INTERVALS = {
 
 @pytest.mark.parametrize(("answer", "message"), INTERVALS.values(), ids=INTERVALS)
 def test_a_wrong_interval_is_told_what_is_wrong(answer, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
-        checks.check_paired_interval(answer)
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+        measure_checks.check_paired_interval(answer)
 
 
 def correlation(a, b):
@@ -143,8 +144,8 @@ TAUS = {
 
 @pytest.mark.parametrize(("answer", "message"), TAUS.values(), ids=TAUS)
 def test_a_wrong_tau_is_told_what_is_wrong(answer, message):
-    with pytest.raises(checks.CheckFailed, match=re.escape(message)):
-        checks.check_kendall_tau(answer)
+    with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+        measure_checks.check_kendall_tau(answer)
 
 
 @pytest.mark.parametrize("wrong", [MEANS, INTERVALS, TAUS], ids=["mean", "interval", "tau"])

@@ -15,15 +15,18 @@ import torch
 import transformers
 from PIL import Image
 
-from densenb import cli, demo, plots, suites
-from densenb.finite import Overflow
-from densenb.judges import named_object
-from densenb.layout import Layout, Region, against_neighbours, box, ellipse
-from densenb.memory import Machine
-from densenb.modulation import DenseConfig
-from densenb.tiny import vocabulary
-from densenb.tiny.oracle import Oracle
-from densenb.tiny.world import COLOURS, NOUNS
+from densenb.cli import demo, main
+from densenb.evaluation import suites
+from densenb.evaluation.judges import named_object
+from densenb.layout.layout import Layout, Region, against_neighbours
+from densenb.layout.masks import box, ellipse
+from densenb.miniature import vocabulary
+from densenb.miniature.oracle import Oracle
+from densenb.miniature.world import COLOURS, NOUNS
+from densenb.models.memory_plan import Machine
+from densenb.models.overflow import Overflow
+from densenb.modulation.dense_config import DenseConfig
+from densenb.plots import layouts, pictures
 
 LAYOUT = Layout(
     "a blue cat and an orange umbrella in a rose garden",
@@ -61,7 +64,7 @@ COMMANDS = ("demo", "generate", "preview", "evaluate", "doctor", "gallery")
 def fails(capsys, *arguments) -> str:
     """The one line that a failing command prints."""
     try:
-        code = cli.main(list(arguments))
+        code = main.main(list(arguments))
     except SystemExit as stop:  # argparse
         code = stop.code
     streams = capsys.readouterr()
@@ -73,7 +76,7 @@ def fails(capsys, *arguments) -> str:
 def test_generate_writes_each_seed_with_and_without_regions(model, layout_file, tmp_path, capsys):
     out = tmp_path / "new" / "folder"
     arguments = ["--layout", layout_file, "--out", str(out), "--seeds", "0,3", "--steps", "1"]
-    assert cli.main(["generate", *arguments, "--model", model]) == 0
+    assert main.main(["generate", *arguments, "--model", model]) == 0
     assert sorted(path.name for path in out.iterdir()) == [
         "seed-0-regions.png", "seed-0.png", "seed-3-regions.png", "seed-3.png",
     ]  # fmt: skip
@@ -85,7 +88,7 @@ def test_generate_writes_each_seed_with_and_without_regions(model, layout_file, 
 def test_generate_takes_the_setting_that_was_measured_for_the_model(
     layout_file, tmp_path, monkeypatch, capsys
 ):
-    from densenb import pipelines
+    from densenb.models import tiers
 
     drawn = []
     monkeypatch.setattr(
@@ -95,26 +98,27 @@ def test_generate_takes_the_setting_that_was_measured_for_the_model(
             drawn.append(rule) or [Image.new("L", (64, 64))]
         ),
     )
-    assert cli.main(["generate", "--layout", layout_file, "--out", str(tmp_path / "out")]) == 0
-    assert drawn == [DenseConfig(**pipelines.TINY.tuned)]
+    assert main.main(["generate", "--layout", layout_file, "--out", str(tmp_path / "out")]) == 0
+    assert drawn == [DenseConfig(**tiers.TINY.tuned)]
     assert "(tuned)" in capsys.readouterr().out
 
 
 def test_an_interrupted_generate_keeps_what_is_finished(
     model, layout_file, tmp_path, monkeypatch, capsys
 ):
-    from densenb import pipelines
+    from densenb import sampling
+    from densenb.models import load
 
     def generate(pipe, layout, seeds, *rest, **options):
         if seeds == [3]:
             raise KeyboardInterrupt
         return drawing(pipe, layout, seeds, *rest, **options)
 
-    drawing = pipelines.generate
-    monkeypatch.setattr(pipelines, "generate", generate)
+    drawing = sampling.generate
+    monkeypatch.setattr(load, "generate", generate)
     out = tmp_path / "out"
     arguments = ["--layout", layout_file, "--out", str(out), "--seeds", "5,3,7", "--steps", "2"]
-    assert cli.main(["generate", *arguments, "--model", model]) == 130
+    assert main.main(["generate", *arguments, "--model", model]) == 130
     assert sorted(path.name for path in out.iterdir()) == ["seed-5-regions.png", "seed-5.png"]
     streams = capsys.readouterr()
     assert "interrupted" in streams.err and "pictures" not in streams.out
@@ -128,7 +132,6 @@ def test_what_sampling_would_refuse_ends_in_one_line_without_a_bar(model, tmp_pa
 
 
 def test_generate_gives_a_method_the_layout_it_is_about(layout_file, tmp_path, monkeypatch):
-    from densenb import pipelines
 
     drawn = []
     monkeypatch.setattr(
@@ -137,14 +140,14 @@ def test_generate_gives_a_method_the_layout_it_is_about(layout_file, tmp_path, m
         lambda pipe, layout, *_, **__: drawn.append(layout) or [Image.new("L", (64, 64))],
     )
     arguments = ["generate", "--layout", layout_file, "--out", str(tmp_path / "out")]
-    assert cli.main([*arguments, "--method", "tuned-negatives"]) == 0
+    assert main.main([*arguments, "--method", "tuned-negatives"]) == 0
     assert drawn == [against_neighbours(LAYOUT)] and drawn != [LAYOUT]
 
 
 def test_preview_prints_tokens_and_draws_the_grid(model, layout_file, tmp_path, capsys):
     picture = tmp_path / "preview.png"
     arguments = ["--layout", layout_file, "--model", model, "--out", str(picture)]
-    assert cli.main(["preview", *arguments]) == 0
+    assert main.main(["preview", *arguments]) == 0
     printed = capsys.readouterr().out
     assert LAYOUT.text in printed and "a blue cat" in printed and "16 x 16" in printed
     assert Image.open(picture).width > 400
@@ -155,7 +158,7 @@ def test_evaluate_writes_rows_table_sheet_and_pictures(model, tmp_path, capsys, 
     arguments = ["--scenes", "3", "--methods", "stock, transferred", "--steps", "1"]
     arguments += ["--batch-size", "2", "--device", "cpu", "--model", model, "--keep", "2"]
     arguments += ["--out", str(out), "--sheet", str(sheet), "--pictures", str(pictures)]
-    assert cli.main(["evaluate", *arguments]) == 0
+    assert main.main(["evaluate", *arguments]) == 0
     rows = json.loads(out.read_text())
     methods = ["ground-truth", "token-grid ceiling", "stock", "transferred"]
     assert [row["method"] for row in rows] == methods
@@ -177,7 +180,7 @@ def test_evaluate_goes_on_from_its_log_compares_and_shows_failures(
     arguments = ["evaluate", "--suite", "test,test-box*", "--scenes", "2", "--steps", "1"]
     arguments += ["--methods", "stock,hard-mask,hard-mask-im*", "--device", "cpu", "--model", model]
     arguments += ["--out", str(out), "--log", str(log)]
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     rows, lines = json.loads(out.read_text()), log.read_text()
     methods = ["ground-truth", "token-grid ceiling", "stock", "hard-mask", "hard-mask-image"]
     assert [row["method"] for row in rows] == 2 * methods
@@ -186,7 +189,7 @@ def test_evaluate_goes_on_from_its_log_compares_and_shows_failures(
     assert capsys.readouterr().out.count("ground-truth") == 2
 
     arguments += ["--against", "stock", "--gallery", str(page), "--worst", "1"]
-    assert cli.main(arguments) == 0
+    assert main.main(arguments) == 0
     assert log.read_text() == lines  # nothing was drawn again
     compared = json.loads(out.read_text())
     assert compared[3]["against"]["method"] == "stock" and compared[2]["against"] is None
@@ -199,17 +202,17 @@ def test_evaluate_goes_on_from_its_log_compares_and_shows_failures(
 
 
 def test_a_batch_is_never_larger_than_asked_for(model, tmp_path, random_oracle, monkeypatch):
-    from densenb import evaluate
+    from densenb.evaluation import runner
 
     def counted(pipe, rule, layouts, *rest):
         sizes.append(len(layouts))
         return drawing(pipe, rule, layouts, *rest)
 
-    sizes, drawing = [], evaluate.draw
-    monkeypatch.setattr(evaluate, "draw", counted)
+    sizes, drawing = [], runner.draw
+    monkeypatch.setattr(runner, "draw", counted)
     arguments = ["--scenes", "3", "--methods", "stock", "--steps", "1", "--batch-size", "2"]
     arguments += ["--sheet", str(tmp_path / "sheet.png"), "--gallery", str(tmp_path / "page")]
-    assert cli.main(["evaluate", *arguments, "--device", "cpu", "--model", model]) == 0
+    assert main.main(["evaluate", *arguments, "--device", "cpu", "--model", model]) == 0
     assert sizes == 3 * [2, 1]  # the table, the sheet, the gallery
 
 
@@ -218,7 +221,7 @@ def test_full_asks_for_what_each_suite_rests_on(model, tmp_path, random_oracle, 
     monkeypatch.setitem(suites.SUITES, "test", few)
     out = tmp_path / "table.json"
     arguments = ["--full", "--methods", "stock", "--steps", "1", "--device", "cpu"]
-    assert cli.main(["evaluate", *arguments, "--model", model, "--out", str(out)]) == 0
+    assert main.main(["evaluate", *arguments, "--model", model, "--out", str(out)]) == 0
     row = json.loads(out.read_text())[-1]
     assert row["scenes"] == 2 and row["seeds"] == [0, 1, 2]
 
@@ -290,7 +293,7 @@ def test_a_model_that_does_not_fit_shows_why(layout_file, tmp_path, capsys, monk
     small = Machine("a netbook", "cpu", host=4.0)
     monkeypatch.setattr("densenb.pipelines.here", lambda *_, **__: small)
     arguments = ["--layout", layout_file, "--out", str(tmp_path), "--model", "medium"]
-    assert cli.main(["generate", *arguments]) == 2
+    assert main.main(["generate", *arguments]) == 2
     streams = capsys.readouterr()
     assert "medium on a netbook" in streams.out
     assert "medium does not fit a netbook" in streams.err and streams.err.count("\n") == 1
@@ -333,7 +336,7 @@ def test_a_bug_keeps_its_traceback(bug, monkeypatch, tmp_path):
 
     monkeypatch.setattr(demo, "run", broken)
     with pytest.raises(type(bug), match=str(bug)):
-        cli.main(["demo", "--out", str(tmp_path)])
+        main.main(["demo", "--out", str(tmp_path)])
 
 
 @pytest.mark.parametrize(
@@ -361,27 +364,28 @@ def test_what_the_machine_cannot_do_is_one_line_with_our_options(
 
 
 def test_real_overflow_says_which_option_helps(model, layout_file, tmp_path, monkeypatch, capsys):
-    from densenb import pipelines
+    from densenb.models import load
 
     def overflowing(*arguments, **options):
         pipe = load(*arguments, **options)
         next(pipe.transformer.parameters()).data.fill_(torch.inf)
         return pipe
 
-    load = pipelines.load
-    monkeypatch.setattr(pipelines, "load", overflowing)
+    load = load.load
+    monkeypatch.setattr(load, "load", overflowing)
     arguments = ["--layout", layout_file, "--out", str(tmp_path / "out"), "--model", model]
     assert "with --dtype float32" in fails(capsys, "generate", *arguments, "--steps", "1")
 
 
 def test_precision_and_t5_reach_the_model(model, layout_file, tmp_path, monkeypatch, random_oracle):
-    from densenb import evaluate_command, pipelines
+    from densenb.cli import evaluate
+    from densenb.models import load
 
     def watched(*arguments, **options):
         loaded.append(load(*arguments, **options))
         return loaded[-1]
 
-    loaded, load = [], pipelines.load
+    loaded, load = [], load.load
     for module in (pipelines, evaluate_command):
         monkeypatch.setattr(module, "load", watched)
     log = tmp_path / "log.jsonl"
@@ -390,7 +394,7 @@ def test_precision_and_t5_reach_the_model(model, layout_file, tmp_path, monkeypa
     generate = ["generate", "--layout", layout_file, "--out", str(tmp_path / "out")]
     for command in (evaluate, generate):
         for chosen in ([], ["--dtype", "bfloat16", "--no-t5"]):
-            assert cli.main([*command, "--model", model, "--steps", "1", *chosen]) == 0
+            assert main.main([*command, "--model", model, "--steps", "1", *chosen]) == 0
     found = [(pipe.transformer.dtype, pipe.tokenizer_3 is None) for pipe in loaded]
     assert found == 2 * [(torch.float32, False), (torch.bfloat16, True)]
     runs = [json.loads(line).get("settings", {}) for line in log.read_text().splitlines()]
@@ -403,13 +407,13 @@ def test_an_interruption_is_no_traceback(monkeypatch, tmp_path, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "run", interrupted)
-    assert cli.main(["demo", "--out", str(tmp_path)]) == 130
+    assert main.main(["demo", "--out", str(tmp_path)]) == 130
     assert "interrupted" in capsys.readouterr().err
 
 
 def test_warnings_are_one_line_without_a_place_in_the_code(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(demo, "run", lambda *_, **__: warnings.warn("look out", stacklevel=1))
-    assert cli.main(["demo", "--out", str(tmp_path)]) == 0
+    assert main.main(["demo", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().err == "densenb: warning: look out\n"
 
 
@@ -421,7 +425,7 @@ def test_libraries_give_no_advice_for_developers(library, monkeypatch, tmp_path,
     try:
         library.utils.logging.set_verbosity_warning()
         logger.warning("heard")
-        assert cli.main(["demo", "--out", str(tmp_path)]) == 0
+        assert main.main(["demo", "--out", str(tmp_path)]) == 0
     finally:
         library.utils.logging.set_verbosity(verbosity)
     assert caplog.messages == ["heard"]
@@ -430,7 +434,7 @@ def test_libraries_give_no_advice_for_developers(library, monkeypatch, tmp_path,
 def test_version_and_help(capsys):
     for option in ("--version", "--help"):
         with pytest.raises(SystemExit) as stop:
-            cli.main([option])
+            main.main([option])
         assert stop.value.code == 0
     printed = capsys.readouterr().out
     assert printed.startswith("densenb ")
@@ -490,13 +494,13 @@ def test_demo_writes_figures_pictures_and_scores(random_pipe, tmp_path, capsys, 
 def _quick(pipe):
     from dataclasses import replace
 
-    from densenb.pipelines import tier
+    from densenb.models.tiers import tier
 
     return replace(tier(pipe), steps=1, t5_length=64)
 
 
 def test_demo_draws_what_generate_draws(random_pipe, tmp_path, monkeypatch):
-    from densenb.pipelines import generate
+    from densenb.sampling import generate
 
     monkeypatch.setattr(demo, "tier", lambda pipe: _quick(random_pipe))
     case = demo.CASES[0]
@@ -511,25 +515,25 @@ def test_demo_draws_what_generate_draws(random_pipe, tmp_path, monkeypatch):
 def test_overlay_draws_outlines_in_the_palette_and_spares_the_rest():
     picture = torch.full((3, 64, 64), 0.5)
     masks = LAYOUT.pixel_masks(64, 64)
-    drawn = plots.overlay(picture, masks)
+    drawn = pictures.overlay(picture, masks)
     pixels = torch.from_numpy(np.asarray(drawn).copy())
     cat = (masks[0] >= 0.5).nonzero()
     corner = pixels[cat[0, 0], cat[0, 1]].tolist()
     assert corner == [0xE6, 0x9F, 0x00]  # the first colour of the palette
     assert (pixels[(masks >= 0.5).sum(0) == 0] == 128).all()
     assert pixels[42, 18].tolist() == [128, 128, 128]  # inside, without a fill
-    filled = plots.overlay(picture, masks, fill=0.5)
+    filled = pictures.overlay(picture, masks, fill=0.5)
     assert filled.getpixel((18, 42)) != (128, 128, 128)
 
 
 def test_overlay_refuses_masks_of_another_size():
     with pytest.raises(ValueError, match="pixel_masks"):
-        plots.overlay(torch.zeros(3, 64, 64), LAYOUT.pixel_masks(32, 32))
+        pictures.overlay(torch.zeros(3, 64, 64), LAYOUT.pixel_masks(32, 32))
 
 
 def test_before_after_has_a_row_a_seed_and_names_what_it_shows(tmp_path):
     pictures = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
-    figure = plots.before_after(pictures, pictures, LAYOUT, "a title", "model, 28 steps")
+    figure = layouts.before_after(pictures, pictures, LAYOUT, "a title", "model, 28 steps")
     assert len(figure.axes) == 6
     assert [axis.get_title() for axis in figure.axes[:3]] == ["layout", "stock", "dense"]
     figure.savefig(tmp_path / "figure.png")

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from densenb import cli, doctor
-from densenb.access import NoAccess, Unreachable, steps_to_access
-from densenb.configs import sizes
-from densenb.memory import T4, Machine, choose
+from densenb.cli import doctor, main
+from densenb.models.download import NoAccess, Unreachable, steps_to_access
+from densenb.models.memory_plan import T4, Machine, choose
+from densenb.models.architecture import sizes
 
 LAPTOP = Machine("a laptop", "cpu", host=8.0, disk=100.0)
 
@@ -115,8 +115,8 @@ def test_a_finding_that_fits_says_how(surroundings):
 
 def test_the_command_and_its_plan_for_elsewhere(surroundings, capsys):
     surroundings(LAPTOP)
-    assert cli.main(["doctor", "--t4"]) == 0
+    assert main.main(["doctor", "--t4"]) == 0
     printed = capsys.readouterr().out
     assert "Runs on Colab T4?" in printed and "a laptop" not in printed
-    assert cli.main(["doctor"]) == 0
+    assert main.main(["doctor"]) == 0
     assert "a laptop" in capsys.readouterr().out

@@ -9,16 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from densenb import evaluate as ev
-from densenb import metrics, pipelines, suites, tables
-from densenb.baselines import HardMask
-from densenb.evaluation_log import Log
-from densenb.judges import OracleJudge, named_object
-from densenb.layout import Layout, Region, box
-from densenb.measuring import score_layout
-from densenb.modulation import DenseConfig
-from densenb.tiny.oracle import OracleLabels
-from densenb.tiny.world import COLOURS, NOUNS
+from densenb.evaluation import measure, metrics, runner, suites, tables
+from densenb.evaluation.judges import OracleJudge, named_object
+from densenb.evaluation.log import Log
+from densenb.evaluation.measure import score_layout
+from densenb.layout.layout import Layout, Region
+from densenb.layout.masks import box
+from densenb.miniature.oracle import OracleLabels
+from densenb.miniature.world import COLOURS, NOUNS
+from densenb.models import tiers
+from densenb.modulation.baselines import HardMask
+from densenb.modulation.dense_config import DenseConfig
 
 QUICK = {"steps": 2, "batch_size": 2, "device": "cpu"}
 
@@ -57,7 +58,7 @@ def suite():
 @pytest.fixture(scope="module")
 def rows(random_pipe, suite):
     methods = ["stock", "transferred", "hard-mask"]
-    return ev.evaluate(random_pipe, methods, suite, judge=OracleJudge(Echo(suite)), **QUICK)
+    return runner.evaluate(random_pipe, methods, suite, judge=OracleJudge(Echo(suite)), **QUICK)
 
 
 def test_a_suite_has_one_two_and_three_coloured_objects_in_turn(suite):
@@ -132,7 +133,7 @@ def test_the_renders_score_full_marks_and_noise_none(rows):
 
 
 def test_a_picture_depends_on_its_scene_and_seed_not_on_its_batch(random_pipe, suite):
-    draw = ev.artist(random_pipe, "transferred", suite, steps=2)
+    draw = runner.artist(random_pipe, "transferred", suite, steps=2)
     pairs = [(0, 0), (0, 2), (1, 2)]
     together, alone = draw(pairs), torch.cat([draw([pair]) for pair in pairs])
     assert together.shape == (3, 3, 256, 256)
@@ -142,16 +143,16 @@ def test_a_picture_depends_on_its_scene_and_seed_not_on_its_batch(random_pipe, s
 
 def test_the_batch_size_does_not_matter(random_pipe, suite, rows):
     options = {**QUICK, "judge": OracleJudge(Echo(suite)), "batch_size": 3}
-    again = ev.evaluate(random_pipe, ["transferred", "hard-mask"], suite, **options)
+    again = runner.evaluate(random_pipe, ["transferred", "hard-mask"], suite, **options)
     assert again == [row for row in rows if row["method"] != "stock"]
 
 
 def test_methods_share_the_noise_and_only_strength_tells_them_apart(random_pipe, suite):
-    latents = suites.noise(suite, [0, 1], 0, ev.latent_shape(random_pipe))
+    latents = suites.noise(suite, [0, 1], 0, runner.latent_shape(random_pipe))
     layouts = suite.layouts[:2]
 
     def drawn(rule):
-        return ev.draw(random_pipe, rule, layouts, latents, steps=2, guidance=4.0)
+        return runner.draw(random_pipe, rule, layouts, latents, steps=2, guidance=4.0)
 
     stock = drawn(None)
     off = drawn(DenseConfig(image_text=0.0, image_image=0.0))
@@ -168,7 +169,7 @@ def test_several_seeds_are_pooled_by_scene(random_pipe, suite):
             scored.append(len(images))
             return super().forward(images)
 
-    (*_, row) = ev.evaluate(
+    (*_, row) = runner.evaluate(
         random_pipe, ["stock"], suite, seeds=(0, 1), judge=OracleJudge(Counting(suite)), **QUICK
     )
     assert sum(scored) == 4 + 2 * 4
@@ -202,7 +203,7 @@ def test_an_interrupted_run_goes_on_and_counts_nothing_twice(
 ):
     methods, path = ["stock", "transferred", "hard-mask"], tmp_path / "log.jsonl"
     with pytest.raises(Stop):
-        ev.evaluate(
+        runner.evaluate(
             random_pipe, methods, suite, log=Log(path), judge=OracleJudge(Breaking(suite, batches)),
             **QUICK,
         )  # fmt: skip
@@ -210,7 +211,7 @@ def test_an_interrupted_run_goes_on_and_counts_nothing_twice(
     assert scored == 2 * batches  # every batch that was finished, and no other
     moved = path.rename(tmp_path / "another machine.jsonl")
     left = Breaking(suite, batches=8 - batches)  # just enough for what is not done yet
-    again = ev.evaluate(
+    again = runner.evaluate(
         random_pipe, methods, suite, log=Log(moved), judge=OracleJudge(left), **QUICK
     )
     assert again == rows and left.left == 0
@@ -222,7 +223,9 @@ def test_an_interrupted_run_goes_on_and_counts_nothing_twice(
 def test_a_log_names_every_setting_and_no_machine(random_pipe, suite, tmp_path):
     path = tmp_path / "log.jsonl"
     judge = OracleJudge(Echo(suite))
-    ev.evaluate(random_pipe, ["hard-mask"], suite, seeds=(3,), log=Log(path), judge=judge, **QUICK)
+    runner.evaluate(
+        random_pipe, ["hard-mask"], suite, seeds=(3,), log=Log(path), judge=judge, **QUICK
+    )
     runs = list(Log(path).settings.values())
     assert [run["method"] for run in runs] == ["references", "ground-truth", "hard-mask"]
     assert runs[2]["rule"] == json.loads(json.dumps(tables.settings_of(HardMask())))
@@ -233,17 +236,17 @@ def test_a_log_names_every_setting_and_no_machine(random_pipe, suite, tmp_path):
 
 def test_other_settings_never_share_pictures(random_pipe, suite, tmp_path):
     log, judge = Log(tmp_path / "log.jsonl"), OracleJudge(Echo(suite))
-    ev.evaluate(random_pipe, ["stock"], suite, log=log, judge=judge, **QUICK)
+    runner.evaluate(random_pipe, ["stock"], suite, log=log, judge=judge, **QUICK)
     before = len(log.lines)
     with pytest.warns(UserWarning, match="pictures of other steps: they are kept"):
-        ev.evaluate(random_pipe, ["stock"], suite, log=log, judge=judge, **QUICK | {"steps": 1})
+        runner.evaluate(random_pipe, ["stock"], suite, log=log, judge=judge, **QUICK | {"steps": 1})
     assert len(log.lines) == before + len(suite)  # the renders are the same
     with torch.no_grad():
         weight = next(random_pipe.transformer.parameters())
         weight.flatten()[0] += 1
         try:
             with pytest.warns(UserWarning, match="pictures of other weights: they are kept"):
-                ev.evaluate(random_pipe, ["stock"], suite, log=log, judge=judge, **QUICK)
+                runner.evaluate(random_pipe, ["stock"], suite, log=log, judge=judge, **QUICK)
         finally:
             weight.flatten()[0] -= 1
     assert len(log.lines) == before + 2 * len(suite)
@@ -252,32 +255,32 @@ def test_other_settings_never_share_pictures(random_pipe, suite, tmp_path):
 def test_more_scenes_and_seeds_add_to_a_log(random_pipe, suite, rows):
     log, judge = Log(), OracleJudge(Echo(suite))
     few = suites.build_suite("test", 2)
-    ev.evaluate(random_pipe, ["stock"], few, seeds=(1,), log=log, judge=judge, **QUICK)
+    runner.evaluate(random_pipe, ["stock"], few, seeds=(1,), log=log, judge=judge, **QUICK)
     counting = OracleJudge(Breaking(suite, batches=1 + 2 + 1))  # one batch of renders; seeds 0, 1
-    (*_, both) = ev.evaluate(
+    (*_, both) = runner.evaluate(
         random_pipe, ["stock"], suite, seeds=(0, 1), log=log, judge=counting, **QUICK
     )
     assert counting.oracle.left == 0 and both["seeds"] == [0, 1]
-    (*_, one) = ev.evaluate(random_pipe, ["stock"], suite, log=log, judge=counting, **QUICK)
+    (*_, one) = runner.evaluate(random_pipe, ["stock"], suite, log=log, judge=counting, **QUICK)
     assert one == rows[2]
 
 
 def test_states_are_told_apart_the_same_in_every_precision():
     torch.manual_seed(0)
     model = torch.nn.Linear(8, 8)
-    name = ev.weights_id(model)
-    assert ev.weights_id(model.to(torch.bfloat16)) == name
+    name = runner.weights_id(model)
+    assert runner.weights_id(model.to(torch.bfloat16)) == name
     torch.nn.init.zeros_(model.bias)
-    assert ev.weights_id(model) != name
+    assert runner.weights_id(model) != name
 
 
 def test_every_method_of_the_registry_makes_a_rule(random_pipe, monkeypatch):
-    measured = dataclasses.replace(pipelines.tier(random_pipe), tuned=pipelines.TINY.tuned)
-    monkeypatch.setitem(pipelines._tiers, random_pipe, measured)
-    made = {name: method(random_pipe) for name, method in ev.METHODS.items()}
+    measured = dataclasses.replace(tiers.tier(random_pipe), tuned=tiers.TINY.tuned)
+    monkeypatch.setitem(tiers._tiers, random_pipe, measured)
+    made = {name: method(random_pipe) for name, method in runner.METHODS.items()}
     assert made["stock"] is None and made["transferred"] == DenseConfig()
     assert made["published"] == DenseConfig.published()
-    rules = [str(rule) for name, rule in made.items() if name not in ev.LAYOUTS]
+    rules = [str(rule) for name, rule in made.items() if name not in runner.LAYOUTS]
     assert len(set(rules)) == len(rules)
     for rule in made.values():
         json.dumps(tables.plain(tables.settings_of(rule)))
@@ -296,13 +299,13 @@ def test_every_method_of_the_registry_makes_a_rule(random_pipe, monkeypatch):
 )
 def test_bad_requests_are_refused_before_any_work(random_pipe, suite, methods, options, message):
     with pytest.raises(ValueError, match=message):  # such a judge would be an error later
-        ev.evaluate(random_pipe, methods, suite, judge=object(), **QUICK | options)
+        runner.evaluate(random_pipe, methods, suite, judge=object(), **QUICK | options)
 
 
 def test_a_picture_of_nan_stops_the_run(random_pipe, suite):
-    latents = torch.full((1, *ev.latent_shape(random_pipe)), torch.nan)
+    latents = torch.full((1, *runner.latent_shape(random_pipe)), torch.nan)
     with pytest.raises(RuntimeError, match="not finite"):
-        ev.draw(random_pipe, None, suite.layouts[:1], latents, steps=1, guidance=1.0)
+        runner.draw(random_pipe, None, suite.layouts[:1], latents, steps=1, guidance=1.0)
 
 
 def test_quality_compares_textures_and_needs_enough_pictures(random_pipe, suite, rows, monkeypatch):
@@ -315,7 +318,7 @@ def test_quality_compares_textures_and_needs_enough_pictures(random_pipe, suite,
         def features(self, images):
             return images.amax((2, 3)) - images.amin((2, 3))
 
-    truth, _, stock = ev.evaluate(
+    truth, _, stock = runner.evaluate(
         random_pipe, ["stock"], suite, judge=OracleJudge(Grey(suite)), **QUICK
     )
     assert truth["quality"] < stock["quality"]
@@ -375,8 +378,8 @@ def halves(left: str, right: str) -> Layout:
 
 def test_measure_reads_the_objects_from_the_phrases():
     pictures = [Image.new("RGB", (256, 256), "white")] * 2
-    right = ev.measure(pictures, halves("a blue cat", "an orange umbrella"), Painted())
-    wrong = ev.measure(pictures, halves("an orange umbrella", "a blue cat"), Painted())
+    right = measure.measure(pictures, halves("a blue cat", "an orange umbrella"), Painted())
+    wrong = measure.measure(pictures, halves("an orange umbrella", "a blue cat"), Painted())
     assert right == {
         "mIoU": 75, "mIoU_present": 75, "in_mask": 100, "presence": 100, "colour_binding": 100,
         "leakage": 0, "box_iou": 75, "phrase_binding": 100,

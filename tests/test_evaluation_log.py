@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from densenb import metrics
-from densenb.evaluation_log import Key, Log, features_of, results, run_id, scores_of
+from densenb.evaluation import metrics
+from densenb.evaluation.log import Key, Log, features_of, results, run_id, scores_of
 
 FIELDS = metrics.ObjectScores._fields
 SETTINGS = {"method": "stock", "suite": "test", "steps": 2}

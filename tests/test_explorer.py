@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 import densenb as dnb
-from densenb import pipelines
-from densenb.explorer import SideBySide, quadrant_picture
-from densenb.recorded import by_word, record_both
-from densenb.worker import alone
+from densenb.models import tiers
+from densenb.recording.compare import by_word, record_both
+from densenb.widgets.explorer import SideBySide, quadrant_picture
+from densenb.widgets.worker import alone
 
 LAYOUT = dnb.Layout(
     "a blue cat and an orange umbrella in a rose garden",
@@ -30,9 +30,9 @@ LAYOUT = dnb.Layout(
 def pipe(random_pipe):
     with pytest.MonkeyPatch.context() as patch:
         small = replace(
-            pipelines.tier(random_pipe), steps=2, guidance=3.0, height=128, width=128, t5_length=32
+            tiers.tier(random_pipe), steps=2, guidance=3.0, height=128, width=128, t5_length=32
         )
-        patch.setitem(pipelines._tiers, random_pipe, small)
+        patch.setitem(tiers._tiers, random_pipe, small)
         yield random_pipe
 
 

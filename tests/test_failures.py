@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from densenb import failures, suites
+from densenb.evaluation import failures, suites
 
 SCENES = 5
 

@@ -11,14 +11,18 @@ import torch
 from tiny_random import random_pipeline
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from densenb import frugal, loading, pipelines
-from densenb.attention import dense_attention
-from densenb.configs import ENCODERS, T5, saved_sizes
-from densenb.frugal import FrugalPipeline
-from densenb.layout import Layout, Region, box
-from densenb.memory import T4, choose, here
-from densenb.modulation import DenseConfig
-from densenb.pipelines import generate, generators, load, plan_for, tier
+from densenb.layout.layout import Layout, Region
+from densenb.layout.masks import box
+from densenb.models import load, load_planned, text_encoders, tiers
+from densenb.models.load import load, plan_for
+from densenb.models.memory_plan import T4, choose, here
+from densenb.models.architecture import ENCODERS, T5, saved_sizes
+from densenb.models.text_encoders import FrugalPipeline
+from densenb.models.tiers import tier
+from densenb.modulation.dense_config import DenseConfig
+from densenb.sampling import generate, generators
+from densenb.sd3 import prompts
+from densenb.sd3.dense_attention import dense_attention
 
 CAT = Layout("a blue cat in a rose garden", [Region("a blue cat", box(0, 0.3, 0.5, 1))])
 DOG = Layout("two yellow dogs on the beach", [Region("two yellow dogs", box(0.5, 0, 1, 0.6))])
@@ -51,20 +55,20 @@ def pipe(folder):
 @pytest.fixture
 def loads(monkeypatch):
     """Which encoders were loaded, in order."""
-    names, load_part = [], loading.load_part
+    names, load_part = [], load_planned.load_part
 
     def counted(folder, part, plan):
         if part in ENCODERS:
             names.append(part)
         return load_part(folder, part, plan)
 
-    monkeypatch.setattr(loading, "load_part", counted)
+    monkeypatch.setattr(load_planned, "load_part", counted)
     return names
 
 
 def latents(pipe, layout, config=None, **options):
     if config is None:
-        inputs = pipelines.call_inputs(pipe, layout, None, **SIZE | LATENT | options)
+        inputs = prompts.call_inputs(pipe, layout, None, **SIZE | LATENT | options)
         return pipe(**inputs, generator=generators([0])).images
     with dense_attention(pipe, layout, config, **SIZE | LATENT | options) as dense:
         return pipe(**dense.inputs, generator=generators([0])).images
@@ -148,7 +152,7 @@ def test_a_wrong_number_of_negative_prompts(pipe):
 
 
 def test_old_texts_are_forgotten(pipe, loads, monkeypatch):
-    monkeypatch.setattr(frugal, "KEPT_TEXTS", 3)
+    monkeypatch.setattr(text_encoders, "KEPT_TEXTS", 3)
     for text in ("a cat", "a dog", "a hat", "a rose"):
         encoded(pipe, text, None, None)
     assert [key[0] for key in pipe._known] == ["a dog", "a hat", "a rose"] or len(pipe._known) == 3
@@ -232,7 +236,7 @@ def test_keeping_encoders_loads_them_once(folder, loads):
 
 
 def test_a_planned_pipeline_is_ready(pipe, folder):
-    assert isinstance(pipe, FrugalPipeline) and isinstance(pipe, pipelines.StableDiffusion3Pipeline)
+    assert isinstance(pipe, FrugalPipeline) and isinstance(pipe, load.StableDiffusion3Pipeline)
     assert not pipe.transformer.training and not pipe.vae.training
     assert not any(weight.requires_grad for weight in pipe.transformer.parameters())
     assert (tier(pipe).label, tier(pipe).height) == ("my-model (float32)", 64)
@@ -282,10 +286,10 @@ def test_a_missing_component_is_named(folder, tmp_path):
 def test_large_folders_are_planned_and_small_ones_are_not(folder, monkeypatch, capsys):
     assert not isinstance(load(folder), FrugalPipeline)
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr(pipelines, "PLANNED_GB", 0.0)
+    monkeypatch.setattr(load, "PLANNED_GB", 0.0)
     assert isinstance(load(folder), FrugalPipeline)
     assert "my-model on this machine's CPU" in capsys.readouterr().out
-    monkeypatch.setattr(pipelines, "here", lambda *_, **__: replace(here("cpu"), host=0.1))
+    monkeypatch.setattr(load, "here", lambda *_, **__: replace(here("cpu"), host=0.1))
     with pytest.raises(ValueError, match="my-model does not fit.*host memory"):
         load(folder)
 
@@ -300,8 +304,8 @@ def downloaded(monkeypatch, folder):
         asked.append((name, list(parts)))
         return folder
 
-    monkeypatch.setattr(pipelines, "fetch", fetch)
-    monkeypatch.setattr(pipelines, "here", lambda *_, **__: replace(T4, device="cpu"))
+    monkeypatch.setattr(load, "fetch", fetch)
+    monkeypatch.setattr(load, "here", lambda *_, **__: replace(T4, device="cpu"))
     return asked
 
 
@@ -317,7 +321,7 @@ def test_load_medium_prints_its_plan_and_has_its_tier(downloaded, capsys):
 
 
 def test_what_does_not_fit_is_not_downloaded(downloaded, monkeypatch):
-    monkeypatch.setattr(pipelines, "here", lambda *_, **__: replace(T4, gpu=2.0))
+    monkeypatch.setattr(load, "here", lambda *_, **__: replace(T4, gpu=2.0))
     with pytest.raises(ValueError, match="large does not fit Colab T4.*GPU memory"):
         load("large")
     assert not downloaded
@@ -329,12 +333,12 @@ def test_the_plan_of_a_name_or_a_folder(folder):
 
 
 def test_the_first_cell_of_a_notebook_goes_on(monkeypatch, folder, capsys):
-    monkeypatch.setattr(pipelines, "MINIATURE", folder)
-    monkeypatch.setattr(pipelines, "here", lambda *_, **__: replace(here("cpu"), host=1.0))
-    pipe = pipelines.load_or_tiny("large")
-    assert tier(pipe) == pipelines.TINY
+    monkeypatch.setattr(load, "MINIATURE", folder)
+    monkeypatch.setattr(load, "here", lambda *_, **__: replace(here("cpu"), host=1.0))
+    pipe = load.load_or_tiny("large")
+    assert tier(pipe) == tiers.TINY
     printed = capsys.readouterr().out
     assert "goes on with the MINIATURE" in printed and "Colab's free T4" in printed
     assert max(map(len, printed.splitlines())) <= 100
-    pipelines.load_or_tiny("tiny")
+    load.load_or_tiny("tiny")
     assert capsys.readouterr().out == ""

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from densenb import fused, partial, ranges
-from densenb.attention import explicit_attention
-from densenb.fused import fused_attention
-from densenb.modulation import DenseConfig, Plan, Step, same_region
+from densenb.attention import fused, partial_softmax, row_ranges
+from densenb.attention.explicit import explicit_attention
+from densenb.attention.fused import fused_attention
+from densenb.modulation.dense_config import DenseConfig
+from densenb.modulation.formulas import same_region
+from densenb.modulation.plan import Plan, Step
 
 STEP = Step(1, 28, 0.95)
 PATHS = st.sampled_from([0.0, 0.3, 1.0, 2.5])
@@ -165,7 +167,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("special_tokens", ["neutral", "negative"])
 def test_no_tensor_of_all_scores(special_tokens, monkeypatch):
-    monkeypatch.setattr(ranges, "CHUNK", 1 << 20)
+    monkeypatch.setattr(row_ranges, "CHUNK", 1 << 20)
     inputs, plan = example(image=900, text=60, heads=4, size=8)
     inputs = [x.float() for x in inputs]
     config = DenseConfig(text_image=0.2, special_tokens=special_tokens)
@@ -185,7 +187,7 @@ def test_ranges_are_sought_only_where_they_are_used(monkeypatch):
 
     def row_range(query, key):
         asked.append((query.shape[2], key.shape[2]))
-        return ranges.chunked_range(query, key)
+        return row_ranges.chunked_range(query, key)
 
     monkeypatch.setattr(fused, "row_range", row_range)
     inputs, plan = example(image=36, text=24)
@@ -230,7 +232,7 @@ def test_row_range(dtype, chunk):
     (query, key, _), _ = example(rows=2, size=20)
     query, key = query.to(dtype), key.to(dtype)[:, :, :17]
     scores = query.double() @ key.double().mT * 20**-0.5
-    low, high = ranges.chunked_range(query, key, chunk)
+    low, high = row_ranges.chunked_range(query, key, chunk)
     assert low.dtype == torch.promote_types(dtype, torch.float32)
     assert torch.allclose(low.double(), scores.amin(dim=-1), atol=1e-5)
     assert torch.allclose(high.double(), scores.amax(dim=-1), atol=1e-5)
@@ -238,28 +240,28 @@ def test_row_range(dtype, chunk):
 
 def test_parts_make_the_whole():
     (query, key, value), _ = example(largest=40)
-    for operator in (partial.attention_part, partial.chunked):
+    for operator in (partial_softmax.attention_part, partial_softmax.chunked):
         parts = [
             operator(query, key[:, :, keys], value[:, :, keys], 0.25)
             for keys in (slice(0, 7), slice(7, 8), slice(8, None))
         ]
         whole = F.scaled_dot_product_attention(query, key, value, scale=0.25)
-        assert torch.allclose(partial.merge(parts), whole)
+        assert torch.allclose(partial_softmax.merge(parts), whole)
 
 
 def test_chunks_of_every_size_are_equal():
     (query, key, value), _ = example()
-    expected = partial.attention_part(query, key, value, 0.25)
+    expected = partial_softmax.attention_part(query, key, value, 0.25)
     for chunk in (1, 1000, 1 << 25):
-        found = partial.chunked(query, key, value, 0.25, chunk)
+        found = partial_softmax.chunked(query, key, value, 0.25, chunk)
         assert all(torch.allclose(*pair) for pair in zip(found, expected))
 
 
 @pytest.fixture
 def fresh_operators():
-    partial.operator_name.cache_clear()
-    yield partial.OPERATORS
-    partial.operator_name.cache_clear()
+    partial_softmax.operator_name.cache_clear()
+    yield partial_softmax.OPERATORS
+    partial_softmax.operator_name.cache_clear()
 
 
 def broken(*args):
@@ -267,7 +269,7 @@ def broken(*args):
 
 
 def shifted(query, key, value, scale):
-    attended, log_sum = partial.chunked(query, key, value, scale)
+    attended, log_sum = partial_softmax.chunked(query, key, value, scale)
     return attended, log_sum + 0.1
 
 
@@ -276,10 +278,10 @@ def test_a_changed_operator_is_noticed_and_passed_over(operator, fresh_operators
     inputs, plan = example()
     query = inputs[0]
     asked = query.device, query.dtype, query.shape[-1] + 8, query.shape[-1], query.shape[2]
-    assert partial.operator_name(*asked) == "flash (CPU)"
-    partial.operator_name.cache_clear()
+    assert partial_softmax.operator_name(*asked) == "flash (CPU)"
+    partial_softmax.operator_name.cache_clear()
     monkeypatch.setitem(fresh_operators, "flash (CPU)", operator)
-    assert partial.operator_name(*asked) == "chunked"
+    assert partial_softmax.operator_name(*asked) == "chunked"
     found = fused_attention(*inputs, DenseConfig(), plan, STEP)
     assert error(found, explicit_attention(*inputs, DenseConfig(), plan, STEP)) < 1e-6
 

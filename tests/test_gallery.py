@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from densenb import cli, demo, gallery, pipelines
+from densenb.cli import demo, gallery, main
+from densenb.models import tiers
 
 
 @pytest.fixture(scope="module")
 def quick(random_pipe):
     """The random pipeline at the size of a stamp."""
     with pytest.MonkeyPatch.context() as patch:
-        small = replace(pipelines.tier(random_pipe), steps=2, height=64, width=64, t5_length=64)
-        patch.setitem(pipelines._tiers, random_pipe, replace(small, label="noise"))
+        small = replace(tiers.tier(random_pipe), steps=2, height=64, width=64, t5_length=64)
+        patch.setitem(tiers._tiers, random_pipe, replace(small, label="noise"))
         yield random_pipe
 
 
@@ -133,7 +134,7 @@ def test_the_command_draws_any_folder(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gallery, "run", run)
     out = tmp_path / "g"
     arguments = ["--model", "some/folder", "--out", str(out), "--seeds", "4", "--no-t5"]
-    assert cli.main(["gallery", *arguments]) == 0
+    assert main.main(["gallery", *arguments]) == 0
     assert given == {
         "out": out, "model": "some/folder", "seeds": [4], "steps": None, "guidance": None,
         "dtype": None, "t5": False,
@@ -145,10 +146,10 @@ def test_what_notebook_01_asks_for_is_a_command_and_the_file_it_writes():
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     (text,) = (t for t in map("".join, (c["source"] for c in cells)) if "!densenb gallery" in t)
     (command,) = re.findall(r"!densenb (gallery .*)", text)
-    options = cli.parser().parse_args(command.split())
+    options = main.parser().parse_args(command.split())
     assert options.model == "medium" and f'files.download("{options.out}.zip")' in text
 
 
 def test_a_model_that_is_not_there_ends_in_one_line(tmp_path, capsys):
-    assert cli.main(["gallery", "--model", "tny", "--out", str(tmp_path / "g")]) == 2
+    assert main.main(["gallery", "--model", "tny", "--out", str(tmp_path / "g")]) == 2
     assert "densenb: error: 'tny' is neither" in capsys.readouterr().err

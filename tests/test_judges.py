@@ -9,9 +9,10 @@ import pytest
 import torch
 import transformers
 
-from densenb import judge_models, judges, metrics, suites
-from densenb.judge_models import Boxes
-from densenb.tiny.oracle import load_oracle
+from densenb.evaluation import judge_models, judges, metrics, suites
+from densenb.evaluation.judge_models import Boxes
+from densenb.miniature.oracle import load_oracle
+from densenb.plots import pictures
 
 LEFT, RIGHT = (0.1, 0.2, 0.4, 0.8), (0.6, 0.2, 0.9, 0.8)
 
@@ -313,7 +314,7 @@ def test_clip_s_embeddings_are_those_of_its_own_logits(clip):
     loaded = judge_models.load_clip(clip)
     image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(1))
     inputs = loaded.processor(
-        text=["a cat"], images=[judge_models.to_image(image)], return_tensors="pt"
+        text=["a cat"], images=[pictures.to_image(image)], return_tensors="pt"
     )
     with torch.no_grad():
         logits = loaded.model(**inputs).logits_per_image / loaded.model.logit_scale.exp()

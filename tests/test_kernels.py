@@ -9,13 +9,13 @@ import pytest
 import torch
 from test_fused import STEP, error, example, only_image
 
-from densenb import fused, ranges
-from densenb.attention import explicit_attention
-from densenb.fused import fused_attention
-from densenb.modulation import DenseConfig
+from densenb.attention import fused, row_ranges
+from densenb.attention.explicit import explicit_attention
+from densenb.attention.fused import fused_attention
+from densenb.modulation.dense_config import DenseConfig
 
 pytest.importorskip("triton", reason="Triton is not installed: its kernels are not tested")
-from densenb import kernels  # noqa: E402
+from densenb.attention import kernels  # noqa: E402
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -35,7 +35,7 @@ def cases(*args, **kwargs):
 def test_range(dtype, keys):
     (query, key, _), _ = cases(rows=2, image=100, text=40, size=20)
     query, key = query.to(dtype), key.to(dtype)[:, :, 5 : 5 + keys]
-    found, expected = kernels.row_range(query, key), ranges.chunked_range(query, key)
+    found, expected = kernels.row_range(query, key), row_ranges.chunked_range(query, key)
     assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(found, expected))
 
 
@@ -67,6 +67,8 @@ def test_attention(monkeypatch, joint, kind, config):
 
 def test_the_trial_run_tells_right_from_wrong(monkeypatch):
     assert kernels.compute_correctly(torch.device(DEVICE))
-    wrong = [2 * x for x in ranges.chunked_range(*[torch.ones(1, 1, 64, 64, device=DEVICE)] * 2)]
+    wrong = [
+        2 * x for x in row_ranges.chunked_range(*[torch.ones(1, 1, 64, 64, device=DEVICE)] * 2)
+    ]
     monkeypatch.setattr(kernels, "row_range", lambda *given: wrong)
     assert not kernels.compute_correctly(torch.device(DEVICE))

@@ -15,18 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw
 
-from densenb.layout import (
-    Layout,
-    Region,
-    box,
-    cover,
-    ellipse,
-    find_phrase,
-    mask_from_array,
-    mask_from_png,
-    polygon,
-    regions_from_label_map,
-)
+from densenb.layout.label_maps import regions_from_label_map
+from densenb.layout.layout import Layout, Region, cover
+from densenb.layout.mask_files import mask_from_png
+from densenb.layout.masks import box, ellipse, mask_from_array, polygon
+from densenb.layout.phrases import find_phrase
 
 UNIT = st.floats(0, 1, width=32)
 SIZES = st.integers(1, 40)

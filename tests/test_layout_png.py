@@ -14,9 +14,9 @@ import torch
 from PIL import Image, PngImagePlugin
 
 import densenb as dnb
-from densenb import layout_png
-from densenb.baselines import HardMask
-from densenb.layout_png import KEY, Made, read_png, write_png
+from densenb.layout import layout, png
+from densenb.layout.png import KEY, Made, read_png, write_png
+from densenb.modulation.baselines import HardMask
 
 PAINTED = torch.zeros(32, 48)
 PAINTED[4:20, 8:30] = 0.6
@@ -47,7 +47,7 @@ def written(path: Path, text: str, key: str = KEY, size: tuple[int, int] = (8, 8
 
 
 def about(**changes) -> dict:
-    return {"format": layout_png.FORMAT, "layout": LAYOUT.to_dict()} | changes
+    return {"format": png.FORMAT, "layout": LAYOUT.to_dict()} | changes
 
 
 def region(**mask) -> dict:
@@ -106,7 +106,7 @@ def test_files_without_a_layout(path, tmp_path):
         ("[]", "must be an object"),
         (json.dumps(about(format="other")), "format is 'other'"),
         (json.dumps(about(code="import os")), 'unknown key "code"'),
-        (json.dumps({"format": layout_png.FORMAT}), 'has no "layout"'),
+        (json.dumps({"format": png.FORMAT}), 'has no "layout"'),
         (json.dumps(about(layout={"caption": "a cat", "regions": 3})), "must be a list"),
         (json.dumps(about(layout={"caption": "a cat", "regions": [3]})), "must be an object"),
         (json.dumps(about(seed="1")), "seed is '1'"),
@@ -135,13 +135,13 @@ def test_no_other_file_is_opened(path, tmp_path):
 # --------------------------------------------------------------------------------------- the limits
 def test_a_large_file_is_refused_unread(path, monkeypatch):
     LAYOUT.to_png(PICTURE, path)
-    monkeypatch.setattr(layout_png, "LARGEST_FILE", path.stat().st_size - 1)
+    monkeypatch.setattr(png, "LARGEST_FILE", path.stat().st_size - 1)
     with pytest.raises(ValueError, match="MB, but at most"):
         read_png(path)
 
 
 def test_a_text_that_unpacks_to_too_much_is_refused(path):
-    packed = zlib.compress(b" " * (layout_png.LARGEST_TEXT + 1))
+    packed = zlib.compress(b" " * (png.LARGEST_TEXT + 1))
     body = KEY.encode() + b"\0\1\0\0\0" + packed
     PICTURE.save(path)
     data = path.read_bytes()
@@ -154,7 +154,7 @@ def test_a_text_that_unpacks_to_too_much_is_refused(path):
 
 def test_a_long_text_is_refused_packed_or_not(path, monkeypatch):
     LAYOUT.to_png(PICTURE, path)
-    monkeypatch.setattr(layout_png, "LARGEST_TEXT", 500)
+    monkeypatch.setattr(png, "LARGEST_TEXT", 500)
     with pytest.raises(ValueError, match="more than"):
         read_png(path)
     with pytest.raises(ValueError, match="fewer pixels"):
@@ -164,10 +164,10 @@ def test_a_long_text_is_refused_packed_or_not(path, monkeypatch):
 def test_a_large_picture_is_refused_without_its_pixels(path, monkeypatch):
     LAYOUT.to_png(PICTURE, path)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("pixels were read"))
-    monkeypatch.setattr(layout_png, "check_masks", lambda layout: None)
-    monkeypatch.setattr(layout_png.Layout, "from_dict", lambda data: LAYOUT)
+    monkeypatch.setattr(png, "check_masks", lambda layout: None)
+    monkeypatch.setattr(layout.Layout, "from_dict", lambda data: LAYOUT)
     assert read_png(path).layout is LAYOUT
-    monkeypatch.setattr(layout_png, "LARGEST_PICTURE", 40 * 24 - 1)
+    monkeypatch.setattr(png, "LARGEST_PICTURE", 40 * 24 - 1)
     with pytest.raises(ValueError, match="40 x 24 pixels are more"):
         read_png(path)
 
@@ -176,11 +176,11 @@ def test_masks_that_unpack_to_too_much_are_refused_before_they_do(path, monkeypa
     side = 5000
     file = io.BytesIO()
     Image.new("1", (side, side)).save(file, format="PNG")
-    assert len(file.getvalue()) < 10_000 and side**2 > layout_png.LARGEST_MASKS
+    assert len(file.getvalue()) < 10_000 and side**2 > png.LARGEST_MASKS
     region = {"phrase": "a cat", "mask_png": base64.b64encode(file.getvalue()).decode()}
     layout = {"caption": "a cat", "regions": [region]}
     written(path, json.dumps(about(layout=layout)))
-    monkeypatch.setattr(layout_png.Layout, "from_dict", lambda data: pytest.fail("unpacked"))
+    monkeypatch.setattr(layout.Layout, "from_dict", lambda data: pytest.fail("unpacked"))
     with pytest.raises(ValueError, match="25000000 pixels together"):
         read_png(path)
 
@@ -191,7 +191,7 @@ def test_what_cannot_be_read_is_not_written(path, monkeypatch):
     for made in ({"config": HardMask()}, {"seed": -1}, {"steps": 2.5}):
         with pytest.raises(ValueError, match="could not be read again: .*(quadrants|seed|steps)"):
             LAYOUT.to_png(PICTURE, path, **made)
-    monkeypatch.setattr(layout_png, "LARGEST_MASKS", 32 * 48 - 1)
+    monkeypatch.setattr(png, "LARGEST_MASKS", 32 * 48 - 1)
     with pytest.raises(ValueError, match="painted masks"):
         LAYOUT.to_png(PICTURE, path)
     assert not path.exists()

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5EncoderModel
 
-from densenb.loading import load_t5, tensors
+from densenb.models.load_planned import load_t5, tensors
 
 
 @pytest.fixture

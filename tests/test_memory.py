@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densenb import configs, memory
-from densenb.configs import ENCODERS, T5, Size
-from densenb.memory import T4, Machine, choose
+from densenb.models import memory_plan, architecture
+from densenb.models.memory_plan import T4, Machine, choose
+from densenb.models.architecture import ENCODERS, T5, Size
 
 H100 = Machine("big", "cuda", capability=(9, 0), gpu=75.0, host=200.0, disk=500.0)
 LAPTOP = Machine("laptop", "cpu", host=14.9, disk=100.0)
@@ -19,7 +19,7 @@ LAPTOP = Machine("laptop", "cpu", host=14.9, disk=100.0)
 
 # -------------------------------------------------------------------------------------------- sizes
 def test_parameters_of_the_released_models():
-    medium, large = configs.sizes("medium"), configs.sizes("large")
+    medium, large = architecture.sizes("medium"), architecture.sizes("large")
     assert medium["transformer"].parameters == 2_243_171_520
     assert medium["transformer"].buffers == 384 * 384 * 1536  # the position embedding
     assert large["transformer"].parameters == 8_056_627_520
@@ -30,7 +30,7 @@ def test_parameters_of_the_released_models():
 
 
 def test_t5_keeps_its_wo_in_float32():
-    t5 = configs.sizes("medium")[T5]
+    t5 = architecture.sizes("medium")[T5]
     assert t5.exact == 24 * 4096 * 10240
     assert t5.gib("float16") == pytest.approx(2 * (t5.parameters + t5.exact) / 2**30)
     assert t5.gib("bfloat16") == pytest.approx(2 * t5.parameters / 2**30)
@@ -43,10 +43,10 @@ def test_four_bits_and_a_scale_for_every_64_weights():
 
 
 def test_a_size_is_what_the_module_takes(random_pipe):
-    for part in configs.PARTS:
+    for part in sizes.PARTS:
         module = getattr(random_pipe, part)
         state = module.state_dict()
-        size = configs.measure(module)
+        size = architecture.measure(module)
         unique = {tensor.data_ptr(): tensor.numel() for tensor in state.values()}
         assert size.parameters + size.buffers == sum(unique.values())
         linear = [m for m in module.modules() if isinstance(m, torch.nn.Linear)]
@@ -55,15 +55,15 @@ def test_a_size_is_what_the_module_takes(random_pipe):
 
 def test_sizes_of_a_folder_are_read_without_its_weights(random_pipe, tmp_path):
     random_pipe.save_pretrained(tmp_path)
-    expected = {part: configs.measure(getattr(random_pipe, part)) for part in configs.PARTS}
+    expected = {part: architecture.measure(getattr(random_pipe, part)) for part in sizes.PARTS}
     for weights in tmp_path.rglob("*.safetensors"):
         weights.unlink()
-    assert configs.saved_sizes(tmp_path) == expected
+    assert architecture.saved_sizes(tmp_path) == expected
 
 
 @pytest.mark.parametrize(("name", "processors"), [("medium", 37), ("large", 38)])
 def test_attention_layers_with_a_processor(name, processors):
-    transformer = configs.build("transformer", configs.CONFIGS[name]["transformer"])
+    transformer = architecture.build("transformer", architecture.CONFIGS[name]["transformer"])
     assert transformer.device.type == "meta"
     names = list(transformer.attn_processors)
     assert len(names) == processors
@@ -87,21 +87,21 @@ def test_a_t4_is_not_asked_whether_it_emulates_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    machine = memory.here()
+    machine = memory_plan.here()
     assert (machine.dtype, machine.device, machine.side) == ("float16", "cuda", 512)
     assert 14 < machine.gpu < 16
 
 
 def test_here_without_a_gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    machine = memory.here(folder=tmp_path / "not" / "made" / "yet")
+    machine = memory_plan.here(folder=tmp_path / "not" / "made" / "yet")
     assert (machine.device, machine.capability, machine.dtype) == ("cpu", None, "float32")
     assert machine.host > 0.5 and machine.disk > 0
 
 
 # -------------------------------------------------------------------------------------------- plans
 def plan(name, machine, **options):
-    return choose(name, configs.sizes(name), machine, **options)
+    return choose(name, architecture.sizes(name), machine, **options)
 
 
 @pytest.mark.parametrize("name", ["medium", "large"])
@@ -199,9 +199,9 @@ def test_a_plan_that_fits_fits(name, gpu, host, capability):
 
 def test_the_table_has_every_component_and_stage():
     text = str(plan("medium", T4, t5=False))
-    for word in ("download GB", "precision", "peak GPU", "peak host", *configs.PARTS, "left out"):
+    for word in ("download GB", "precision", "peak GPU", "peak host", *sizes.PARTS, "left out"):
         assert word in text
-    assert all(stage in text for stage in memory.STAGES)
+    assert all(stage in text for stage in memory_plan.STAGES)
     assert "! " not in text and "! " in str(plan("large", LAPTOP))
     assert max(map(len, str(plan("large", T4)).splitlines())) <= 100
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densenb import metrics, twins
+from densenb.evaluation import metrics, same_noun
 
 LEFT = (slice(16, 48), slice(4, 28))
 RIGHT = (slice(16, 48), slice(36, 60))
@@ -183,11 +183,11 @@ def test_a_twin_in_the_place_of_the_other_is_not_its_own():
 def test_blobs_are_connected_by_corners_and_split_by_gaps():
     spiral = torch.zeros(9, 9, dtype=torch.bool)
     spiral[0], spiral[:, 8], spiral[8], spiral[2:, 0], spiral[2, :7] = (True,) * 5
-    assert len(twins.connected(spiral)) == 1
+    assert len(same_noun.connected(spiral)) == 1
     spiral[5, 4] = spiral[4, 5] = True  # touch by a corner, nothing else
-    blobs = twins.connected(spiral)
+    blobs = same_noun.connected(spiral)
     assert len(blobs) == 2 and sorted(blobs.sum((1, 2)).tolist()) == [2, int(spiral.sum()) - 2]
-    assert len(twins.connected(torch.zeros(4, 4, dtype=torch.bool))) == 0
+    assert len(same_noun.connected(torch.zeros(4, 4, dtype=torch.bool))) == 0
 
 
 def test_a_phrase_wins_its_region_by_noun_and_colour():

@@ -9,15 +9,19 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import nn
 
-from densenb.attention import dense_attention
-from densenb.layout import Layout, Region, box
-from densenb.measuring import score_layout
-from densenb.modulation import DenseConfig
-from densenb.pipelines import MINIATURE, call_inputs, generate, generators, load
-from densenb.tiny import captions, train
-from densenb.tiny.oracle import WEIGHTS, load_oracle
-from densenb.tiny.tokenizers import CLIP_LENGTH
-from densenb.tiny.world import COLOUR_NAMES, NOUNS, sample_scenes
+from densenb.evaluation.measure import score_layout
+from densenb.layout.layout import Layout, Region
+from densenb.layout.masks import box
+from densenb.miniature import captions
+from densenb.miniature.oracle import WEIGHTS, load_oracle
+from densenb.miniature.tokenizers import CLIP_LENGTH
+from densenb.miniature.training import train
+from densenb.miniature.world import COLOUR_NAMES, NOUNS, sample_scenes
+from densenb.models.load import MINIATURE, load
+from densenb.modulation.dense_config import DenseConfig
+from densenb.sampling import generate, generators
+from densenb.sd3.dense_attention import dense_attention
+from densenb.sd3.prompts import call_inputs
 
 pytestmark = pytest.mark.usefixtures("few_backgrounds")
 MB = 1e6

@@ -10,19 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densenb.baselines import HardMask
-from densenb.modulation import (
-    DenseConfig,
-    Plan,
-    Rule,
-    Step,
+from densenb.modulation.baselines import HardMask
+from densenb.modulation.dense_config import DenseConfig, modulate
+from densenb.modulation.formulas import (
     area_weight,
-    modulate,
     push_pull,
     region_strength,
     same_region,
     schedule,
 )
+from densenb.modulation.plan import Plan, Step
+from densenb.modulation.rule import Rule
 
 ALL = {"image_text": 0.9, "image_image": 0.5, "text_image": 0.7, "text_text": 0.3}
 seeds = st.integers(0, 2**31)

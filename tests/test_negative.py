@@ -11,14 +11,16 @@ from test_attention import ALL, NOTHING, SMALL, Spy, close, noise, sample, stock
 from tiny_random import CLIP_LENGTH
 
 import densenb
-from densenb.attention import dense_attention
-from densenb.layout import Layout, Region, against_neighbours, box
-from densenb.live import layout_as_python
-from densenb.modulation import DenseConfig
-from densenb.pipelines import call_inputs, generate, negative_layouts
-from densenb.preview import preview
-from densenb.recorder import record_attention
-from densenb.tokens import encode, find_spans
+from densenb.layout.layout import Layout, Region, against_neighbours
+from densenb.layout.masks import box
+from densenb.modulation.dense_config import DenseConfig
+from densenb.recording.recorder import record_attention
+from densenb.sampling import generate
+from densenb.sd3.dense_attention import dense_attention
+from densenb.sd3.preview import preview
+from densenb.sd3.prompts import call_inputs, encode, negative_layouts
+from densenb.sd3.spans import find_spans
+from densenb.widgets.live_preview import layout_as_python
 
 LEFT, RIGHT = box(0, 0, 0.5, 1), box(0.5, 0, 1, 0.5)
 CAPTION = "a blue cat and an orange umbrella"

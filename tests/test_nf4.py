@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from densenb import nf4
-from densenb.pipelines import load
+from densenb.models import four_bits
+from densenb.models.load import load
 
 bnb = pytest.importorskip("bitsandbytes")
 
@@ -19,7 +19,7 @@ def exact():
 @pytest.fixture(scope="module")
 def packed():
     pipe = load("tiny")
-    pipe.counts = [nf4.pack(pipe.transformer), nf4.pack(pipe.text_encoder_3)]
+    pipe.counts = [four_bits.pack(pipe.transformer), four_bits.pack(pipe.text_encoder_3)]
     return pipe
 
 
@@ -51,7 +51,7 @@ def test_a_layer_computes_what_its_packed_weights_say(exact, packed):
     name = "transformer_blocks.0.attn.to_q"
     before = exact.transformer.get_submodule(name)
     after = packed.transformer.get_submodule(name)
-    weight = nf4.unpacked(after.weight)
+    weight = four_bits.unpacked(after.weight)
     # The values of NF4 lie at most 0.31 of a block's largest weight apart, so half of it is lost.
     largest = before.weight.abs().max()
     assert (weight.float() - before.weight).abs().max() < 0.17 * largest
@@ -65,8 +65,8 @@ def test_a_layer_computes_what_its_packed_weights_say(exact, packed):
 def test_rows_of_any_length_are_unpacked_in_place(size):
     torch.manual_seed(0)
     layer = torch.nn.Linear(size[1], size[0])
-    after = nf4.packed(layer, layer.weight, torch.float32, torch.device("cpu"))
-    weight = nf4.unpacked(after.weight)
+    after = four_bits.packed(layer, layer.weight, torch.float32, torch.device("cpu"))
+    weight = four_bits.unpacked(after.weight)
     assert error(weight, layer.weight) < 0.15  # 0.09 when this was written; 0.4 when out of place
     x = torch.randn(3, size[1])
     expected = torch.nn.functional.linear(x, weight, layer.bias)
@@ -114,4 +114,4 @@ def test_dense_attention_works_on_packed_layers(packed):
 def test_without_bitsandbytes_the_mend_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
-        nf4.pack(torch.nn.Linear(2, 2))
+        four_bits.pack(torch.nn.Linear(2, 2))

@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from densenb import layout, modulation, tokens
+from densenb.layout import layout
 from tools.notebooks import ROOT, code_cells, tags
 
 PREFIX = "library:"

@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 
 import densenb as dnb
-from densenb import painter as module
-from densenb.painter import Painter
-from densenb.pictures import region_colour
+from densenb.plots.pictures import region_colour
+from densenb.widgets import painter as module
+from densenb.widgets.painter import Painter
 
 CAT = dnb.Region("a blue cat", dnb.box(0.5, 0.42, 0.95, 0.97), strength=0.5)
 UMBRELLA = dnb.Region("an orange umbrella", dnb.ellipse(0.28, 0.28, 0.23, 0.23))
@@ -225,7 +225,7 @@ def test_the_module_imports_without_anywidget():
 
 
 def test_the_painter_shows_itself_in_a_notebook(monkeypatch):
-    from densenb import explorer
+    from densenb.widgets import explorer
 
     shown, painter = [], Painter(LAYOUT)
     monkeypatch.setattr(explorer, "display", shown.append)

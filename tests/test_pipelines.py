@@ -10,13 +10,17 @@ import pytest
 import torch
 from tiny_random import random_pipeline
 
-from densenb import pipelines
-from densenb.attention import dense_attention
-from densenb.layout import Layout, Region, box
-from densenb.memory import Machine
-from densenb.modulation import DenseConfig
-from densenb.pipelines import TINY, Tier, call_inputs, generate, generators, load, tier
-from densenb.recorder import record_attention
+from densenb.layout.layout import Layout, Region
+from densenb.layout.masks import box
+from densenb.models import load, tiers
+from densenb.models.load import load
+from densenb.models.memory_plan import Machine
+from densenb.models.tiers import TINY, Tier, tier
+from densenb.modulation.dense_config import DenseConfig
+from densenb.recording.recorder import record_attention
+from densenb.sampling import generate, generators
+from densenb.sd3.dense_attention import dense_attention
+from densenb.sd3.prompts import call_inputs
 
 LAYOUT = Layout(
     "a blue cat and an orange umbrella in a rose garden",
@@ -54,16 +58,16 @@ def test_load_in_half_precision(folder):
 
 
 def test_load_tiny(folder, monkeypatch):
-    monkeypatch.setattr(pipelines, "MINIATURE", folder)
+    monkeypatch.setattr(load, "MINIATURE", folder)
     assert tier(load()) == tier(load("tiny")) == TINY
-    monkeypatch.setattr(pipelines, "MINIATURE", folder / "gone")
+    monkeypatch.setattr(load, "MINIATURE", folder / "gone")
     with pytest.raises(ValueError, match="miniature is missing"):
         load("tiny")
 
 
 def test_a_small_machine_is_told_why_not_the_real_models(monkeypatch, capsys):
     small = Machine("a netbook", "cpu", host=4.0)
-    monkeypatch.setattr(pipelines, "here", lambda *_, **__: small)
+    monkeypatch.setattr(load, "here", lambda *_, **__: small)
     with pytest.raises(ValueError, match="large does not fit a netbook.*host memory.*tiny"):
         load("large")
     assert "large on a netbook" in capsys.readouterr().out
@@ -128,7 +132,7 @@ def test_stock_pictures_are_the_pipelines_own(random_pipe):
 
 def test_generate_uses_the_tier(random_pipe, monkeypatch):
     small = Tier("small", "small", 64, 128, 3, 1.0, 44)
-    monkeypatch.setitem(pipelines._tiers, random_pipe, small)
+    monkeypatch.setitem(tiers._tiers, random_pipe, small)
     assert call_inputs(random_pipe, LAYOUT, None) == {
         "prompt": LAYOUT.text,
         "height": 64,
@@ -203,15 +207,15 @@ def test_generate_checks_before_it_samples(random_pipe, changes, message):
 def test_tuned_settings_belong_to_a_measured_model(random_pipe, monkeypatch):
     with pytest.raises(ValueError, match="no setting has been measured"):
         DenseConfig.tuned(random_pipe)
-    measured = dataclasses.replace(pipelines.tier(random_pipe), tuned={"decay": 2.0})
-    monkeypatch.setitem(pipelines._tiers, random_pipe, measured)
+    measured = dataclasses.replace(tiers.tier(random_pipe), tuned={"decay": 2.0})
+    monkeypatch.setitem(tiers._tiers, random_pipe, measured)
     assert DenseConfig.tuned(random_pipe) == DenseConfig(decay=2.0)
-    assert DenseConfig(**pipelines.TINY.tuned) != DenseConfig()
+    assert DenseConfig(**tiers.TINY.tuned) != DenseConfig()
 
 
 def test_a_trained_state_of_the_miniature_has_its_tier_and_a_name_of_its_own(tmp_path, random_pipe):
     folder = tmp_path / "states" / "model-25"
-    shutil.copytree(pipelines.MINIATURE, folder)
+    shutil.copytree(load.MINIATURE, folder)
     state = tier(load(folder))
     assert state == dataclasses.replace(TINY, label="miniature SD 3.5, states/model-25")
     other = tmp_path / "other"  # same classes, other words: nothing was measured for it

@@ -4,10 +4,11 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from densenb.attention import MANY_TOKENS, chosen_backend
-from densenb.baselines import HardMask
-from densenb.modulation import DenseConfig, Step
-from densenb.plans import find_step, place_in
+from densenb.modulation.baselines import HardMask
+from densenb.modulation.dense_config import DenseConfig
+from densenb.modulation.plan import Step
+from densenb.sd3.dense_attention import MANY_TOKENS, chosen_backend
+from densenb.sd3.forward_pass import find_step, place_in
 
 
 @pytest.fixture

@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 
 import densenb as dnb
-from densenb import painter, pipelines, playground, worker
-from densenb.layout_form import LayoutForm, SliderBoard
-from densenb.painter import Painter
-from densenb.playground import Playground, foreseen, half_size
-from densenb.worker import Cancelled, Job, alone
+from densenb.models import tiers
+from densenb.widgets import painter, playground, worker
+from densenb.widgets.layout_form import LayoutForm, SliderBoard
+from densenb.widgets.painter import Painter
+from densenb.widgets.playground import Playground, foreseen, half_size
+from densenb.widgets.worker import Cancelled, Job, alone
 
 CAT = dnb.Region("a blue cat", dnb.box(0.5, 0.42, 0.95, 0.97))
 UMBRELLA = dnb.Region("an orange umbrella", dnb.ellipse(0.28, 0.28, 0.23, 0.23))
@@ -34,9 +35,9 @@ def pipe(random_pipe):
     """The random pipeline with a short text and a tier of few steps."""
     with pytest.MonkeyPatch.context() as patch:
         small = replace(
-            pipelines.tier(random_pipe), steps=3, guidance=3.0, height=128, width=128, t5_length=32
+            tiers.tier(random_pipe), steps=3, guidance=3.0, height=128, width=128, t5_length=32
         )
-        patch.setitem(pipelines._tiers, random_pipe, small)
+        patch.setitem(tiers._tiers, random_pipe, small)
         yield random_pipe
 
 
@@ -444,7 +445,7 @@ def test_files_are_not_lost_and_bad_ones_told(play, tmp_path):
 
 
 def test_a_playground_shows_itself(play, monkeypatch):
-    from densenb import explorer
+    from densenb.widgets import explorer
 
     seen = []
     monkeypatch.setattr(explorer, "display", seen.append)

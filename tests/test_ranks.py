@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from densenb import measured
-from densenb.ranks import kendall_tau
+from densenb.evaluation import measured
+from densenb.evaluation.ranks import kendall_tau
 
 TOOLS = str(Path(__file__).parents[1] / "tools")
 

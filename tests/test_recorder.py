@@ -14,15 +14,17 @@ from safetensors.torch import save_file
 from test_attention import ALL, CAT, LAYOUT, ONE, SMALL, UMBRELLA, noise, stock
 from tiny_random import CLIP_LENGTH, random_pipeline
 
-from densenb import pooling
-from densenb.attention import dense_attention, project
-from densenb.baselines import HardMask
-from densenb.layout import Layout, Region, box
-from densenb.modulation import DenseConfig, Step
-from densenb.plans import Plans
-from densenb.recorder import RecordingProcessor, record_attention
-from densenb.records import Record
-from densenb.tokens import text_regions
+from densenb.layout.layout import Layout, Region
+from densenb.layout.masks import box
+from densenb.modulation.baselines import HardMask
+from densenb.modulation.dense_config import DenseConfig
+from densenb.modulation.plan import Step
+from densenb.recording import pooling
+from densenb.recording.record import Record
+from densenb.recording.recorder import RecordingProcessor, record_attention
+from densenb.sd3.dense_attention import dense_attention
+from densenb.sd3.processors import project
+from densenb.sd3.token_regions import Plans, text_regions
 
 GARDEN = Layout(LAYOUT.caption, LAYOUT.regions, "a rose garden")
 TEXT = CLIP_LENGTH + 44

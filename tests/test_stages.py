@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from densenb.evaluate import LAYOUTS
-from densenb.modulation import DenseConfig
-from densenb.pipelines import TINY
-from densenb.stages import STAGES, TUNED_RANGE
-from densenb.suites import build_suite, shuffled_captions, shuffled_masks
+from densenb.evaluation.runner import LAYOUTS
+from densenb.evaluation.suites import build_suite, shuffled_captions, shuffled_masks
+from densenb.models.tiers import TINY
+from densenb.modulation.dense_config import DenseConfig
+from densenb.modulation.stages import STAGES, TUNED_RANGE
 
 DOCS = Path(__file__).parents[1] / "docs"
 CHANGES = {

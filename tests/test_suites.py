@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from densenb import metrics, suites
-from densenb.masks import Box, Ellipse
-from densenb.suites import SUITES, build_suite
-from densenb.tiny import arrangements, captions
-from densenb.tiny.world import CONTRAST, lab, palette, sample_scenes, shared_world, visible
+from densenb.evaluation import metrics, suites
+from densenb.evaluation.suites import SUITES, build_suite
+from densenb.layout.masks import Box, Ellipse
+from densenb.miniature import arrangements, captions
+from densenb.miniature.world import CONTRAST, lab, palette, sample_scenes, shared_world, visible
 
 KINDS = [name for name in SUITES if name.startswith("test")]
 SHAPES = ["test-boxes", "test-ellipses", "test-brush"]

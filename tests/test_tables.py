@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from densenb import metrics, suites, tables
+from densenb.evaluation import metrics, suites, tables
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import tables as markdown_tool  # noqa: E402

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from densenb.tiny import captions
-from densenb.tiny.tokenizers import CLIP_LENGTH, T5_LENGTH, corpus, train_clip, train_t5
+from densenb.miniature import captions
+from densenb.miniature.tokenizers import CLIP_LENGTH, T5_LENGTH, corpus, train_clip, train_t5
 
 SQUID = (
     "A magnificent squid, shimmering in shades of deep indigo and vibrant teal, glides gracefully "

@@ -13,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_random import CLIP_LENGTH
 
-from densenb.layout import Layout, Region, box
-from densenb.modulation import DenseConfig
-from densenb.pipelines import call_inputs, tier
-from densenb.preview import preview
-from densenb.tokens import Spans, encode, find_spans, substitute, text_regions, token_span
+from densenb.layout.layout import Layout, Region
+from densenb.layout.masks import box
+from densenb.models.tiers import tier
+from densenb.modulation.dense_config import DenseConfig
+from densenb.sd3.preview import preview
+from densenb.sd3.prompts import call_inputs, encode, substitute
+from densenb.sd3.spans import Spans, find_spans, token_span
+from densenb.sd3.token_regions import text_regions
 
 T5_LENGTH = 128  # the random T5 cuts words into many pieces
 

@@ -12,10 +12,11 @@ from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 from torch import nn
 
-from densenb.tiny import captions, loop, models, tokenizers, train
-from densenb.tiny.loop import Loop, Schedule, step_generator
-from densenb.tiny.oracle import GRID, Oracle, OracleLabels
-from densenb.tiny.world import World, sample_scenes
+from densenb.miniature import captions, models, tokenizers
+from densenb.miniature.oracle import GRID, Oracle, OracleLabels
+from densenb.miniature.training import loop, train
+from densenb.miniature.training.loop import Loop, Schedule, step_generator
+from densenb.miniature.world import World, sample_scenes
 
 pytestmark = pytest.mark.usefixtures("few_backgrounds")
 STEPS = 12

@@ -11,12 +11,10 @@ import torch
 from tiny_random import random_pipeline
 
 import densenb as dnb
-from densenb.attention import dense_attention
-from densenb.baselines import HardMask
-from densenb.evaluate import METHODS, draw
-from densenb.modulation import DenseConfig, Plan, Rule, Step
-from densenb.stages import STAGES
-from densenb.transfer import (
+from densenb.evaluation.runner import METHODS, draw
+from densenb.modulation.baselines import HardMask
+from densenb.modulation.dense_config import DenseConfig
+from densenb.modulation.first_transfer import (
     CHANGES,
     READINGS,
     RELAPSES,
@@ -26,6 +24,10 @@ from densenb.transfer import (
     segment_factor,
     segment_mask,
 )
+from densenb.modulation.plan import Plan, Step
+from densenb.modulation.rule import Rule
+from densenb.modulation.stages import STAGES
+from densenb.sd3.dense_attention import dense_attention
 
 CAPTION = "a blue cat and an orange umbrella in a rose garden"
 FIRST = Step(0, 4, 1.0)

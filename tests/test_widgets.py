@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import densenb as dnb
-from densenb import live, pictures, pipelines, widgets
-from densenb.modulation import Plan, Step, modulate
-from densenb.records import Entry, Record
-from densenb.worker import alone
+from densenb import sampling
+from densenb.models import tiers
+from densenb.modulation.dense_config import modulate
+from densenb.modulation.plan import Plan, Step
+from densenb.plots import pictures
+from densenb.recording.record import Entry, Record
+from densenb.widgets import explorer, live_preview, sliders
+from densenb.widgets.worker import alone
 
 LAYOUT = dnb.Layout(
     "a blue cat and an orange umbrella in a rose garden",
@@ -32,9 +36,9 @@ def pipe(random_pipe):
     """The random pipeline with a short text and a tier of few steps."""
     with pytest.MonkeyPatch.context() as patch:
         small = replace(
-            pipelines.tier(random_pipe), steps=4, guidance=3.0, height=128, width=128, t5_length=32
+            tiers.tier(random_pipe), steps=4, guidance=3.0, height=128, width=128, t5_length=32
         )
-        patch.setitem(pipelines._tiers, random_pipe, small)
+        patch.setitem(tiers._tiers, random_pipe, small)
         yield random_pipe
 
 
@@ -44,14 +48,14 @@ def pixels(image) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------- masks
 def test_untouched_sliders_say_what_was_given(pipe):
-    sliders = widgets.MaskSliders(pipe, LAYOUT, ["image_text"])
+    sliders = sliders.MaskSliders(pipe, LAYOUT, ["image_text"])
     assert sliders.layout == LAYOUT and sliders.config == dnb.DenseConfig()
     exact = dnb.Region("a blue cat", dnb.box(0.123456789, 0.2, 0.6, 0.7))
-    assert widgets.RegionSliders(exact).mask == exact.mask
+    assert sliders.RegionSliders(exact).mask == exact.mask
 
 
 def test_a_moved_slider_moves_its_region_and_no_other(pipe):
-    sliders = widgets.MaskSliders(pipe, LAYOUT)
+    sliders = sliders.MaskSliders(pipe, LAYOUT)
     before = sliders.preview.tobytes(), sliders._live.value
     sliders.regions[0].x.value = 0.3
     sliders.regions[0].width.value = 0.2
@@ -63,7 +67,7 @@ def test_a_moved_slider_moves_its_region_and_no_other(pipe):
 
 
 def test_back_where_it_was_a_slider_gives_the_mask_that_was_given(pipe):
-    sliders = widgets.MaskSliders(pipe, LAYOUT)
+    sliders = sliders.MaskSliders(pipe, LAYOUT)
     shown, start = sliders._live.value, sliders.regions[1].y.value
     sliders.regions[1].y.value = 0.6
     assert sliders.layout != LAYOUT
@@ -72,7 +76,7 @@ def test_back_where_it_was_a_slider_gives_the_mask_that_was_given(pipe):
 
 
 def test_shape(pipe):
-    sliders = widgets.MaskSliders(pipe, LAYOUT)
+    sliders = sliders.MaskSliders(pipe, LAYOUT)
     sliders.regions[0].shape.value = "ellipse"
     assert sliders.layout.regions[0].mask == dnb.ellipse(0.725, 0.695, 0.225, 0.275)
     sliders.regions[1].shape.value = "box"
@@ -86,7 +90,7 @@ def test_shape(pipe):
     *[st.floats(0.05, 1)] * 2,
 )
 def test_wherever_the_sliders_stand_the_mask_is_valid(shape, x, y, width, height):
-    sliders = widgets.RegionSliders(LAYOUT.regions[0])
+    sliders = sliders.RegionSliders(LAYOUT.regions[0])
     for name, value in zip(("x", "y", "width", "height"), (x, y, width, height), strict=True):
         getattr(sliders, name).value = value
     sliders.shape.value = shape
@@ -97,7 +101,7 @@ def test_wherever_the_sliders_stand_the_mask_is_valid(shape, x, y, width, height
 def test_painted_masks_stay_until_they_are_given_a_shape():
     painted = torch.zeros(64, 64)
     painted[16:32, 32:64] = 1
-    sliders = widgets.RegionSliders(dnb.Region("a blue cat", painted))
+    sliders = sliders.RegionSliders(dnb.Region("a blue cat", painted))
     assert sliders.shape.value == "as given"
     sliders.x.value = 0.4
     assert sliders.mask == dnb.mask_from_array(painted)
@@ -106,7 +110,7 @@ def test_painted_masks_stay_until_they_are_given_a_shape():
 
 
 def test_only_the_chosen_regions_sliders_are_shown(pipe):
-    sliders = widgets.MaskSliders(pipe, LAYOUT)
+    sliders = sliders.MaskSliders(pipe, LAYOUT)
     assert sliders._moving.children == sliders.regions[0].controls
     sliders.regions[0].x.value = 0.3
     shown = sliders._moving.children
@@ -120,7 +124,7 @@ def test_only_the_chosen_regions_sliders_are_shown(pipe):
 # ---------------------------------------------------------------------------------------- settings
 def test_settings(pipe):
     names = ["window", "decay", "area", "image_image"]
-    sliders = widgets.ConfigSliders(pipe, LAYOUT, names)
+    sliders = sliders.ConfigSliders(pipe, LAYOUT, names)
     assert list(sliders.settings) == names and not sliders.regions
     for name, value in (("window", 0.5), ("decay", 2.0), ("area", 0.0), ("image_image", 0.8)):
         before = sliders._live.value
@@ -133,14 +137,14 @@ def test_settings(pipe):
 
 def test_what_has_no_slider_keeps_its_value(pipe):
     config = dnb.DenseConfig(special_tokens="negative", text_image=0.2, blocks=[1])
-    sliders = widgets.ConfigSliders(pipe, LAYOUT, ["image_text"], config)
+    sliders = sliders.ConfigSliders(pipe, LAYOUT, ["image_text"], config)
     sliders.settings["image_text"].value = 0.4
     assert sliders.config == replace(config, image_text=0.4)
 
 
 def test_a_fixed_bias_is_in_logits(pipe):
     config = dnb.DenseConfig(value_range=None, image_text=3)
-    sliders = widgets.ConfigSliders(pipe, LAYOUT, ["image_text", "window"], config)
+    sliders = sliders.ConfigSliders(pipe, LAYOUT, ["image_text", "window"], config)
     assert sliders.settings["image_text"].max == 10 and sliders.settings["window"].max == 1
     assert sliders.settings["image_text"].value == 3
 
@@ -158,12 +162,12 @@ def test_a_fixed_bias_is_in_logits(pipe):
 )
 def test_what_cannot_be_shown_is_refused_at_once(pipe, arguments, message):
     with pytest.raises(ValueError, match=message):
-        widgets.ConfigSliders(**{"pipe": pipe, "layout": LAYOUT} | arguments)
+        sliders.ConfigSliders(**{"pipe": pipe, "layout": LAYOUT} | arguments)
 
 
 # ----------------------------------------------------------------------------------------- picture
 def test_the_picture_is_that_of_the_plain_call(pipe):
-    sliders = widgets.MaskSliders(pipe, LAYOUT, ["image_text"], steps=2, seed=3)
+    sliders = sliders.MaskSliders(pipe, LAYOUT, ["image_text"], steps=2, seed=3)
     sliders.regions[0].x.value = 0.31
     sliders.settings["image_text"].value = 0.7
     picture = sliders.draw()
@@ -180,7 +184,7 @@ def test_code_rebuilds_every_kind_of_layout(pipe):
     ]
     words = 'a blue cat and an orange umbrella, the cat\'s hat, a "rose" garden'
     layout = dnb.Layout(words, regions, background='a "rose" garden')
-    code = live.as_python(layout, dnb.DenseConfig(), 0, 8)
+    code = live_preview.as_python(layout, dnb.DenseConfig(), 0, 8)
     seen = {}
 
     class Spy:
@@ -196,7 +200,7 @@ def test_code_rebuilds_every_kind_of_layout(pipe):
 
 
 def test_the_button_draws_and_shows(pipe):
-    sliders = widgets.ConfigSliders(pipe, LAYOUT, steps=2)
+    sliders = sliders.ConfigSliders(pipe, LAYOUT, steps=2)
     states = []
     sliders._bar.observe(
         lambda change: states.append((change["new"], sliders.button.disabled)), names="value"
@@ -211,13 +215,13 @@ def test_the_button_draws_and_shows(pipe):
 
 
 def test_an_error_of_the_button_is_shown_and_the_button_works_again(pipe, monkeypatch):
-    sliders = widgets.ConfigSliders(pipe, LAYOUT, steps=2)
+    sliders = sliders.ConfigSliders(pipe, LAYOUT, steps=2)
 
     def broken(*args, **kwargs):
         raise RuntimeError("no <memory> left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(widgets, "generate", broken)
+        patch.setattr(sliders, "generate", broken)
         sliders.button.click()
         assert "RuntimeError: no &lt;memory&gt; left" in sliders.message
         assert not sliders.button.disabled and sliders.picture is None
@@ -228,7 +232,7 @@ def test_an_error_of_the_button_is_shown_and_the_button_works_again(pipe, monkey
 
 
 def test_while_another_widget_draws_the_button_says_so(pipe):
-    sliders = widgets.ConfigSliders(pipe, LAYOUT, steps=2)
+    sliders = sliders.ConfigSliders(pipe, LAYOUT, steps=2)
     with alone(pipe):
         sliders.button.click()
     assert "drawing already" in sliders.message and sliders.picture is None
@@ -237,7 +241,7 @@ def test_while_another_widget_draws_the_button_says_so(pipe):
 
 
 def test_errors_and_warnings_of_a_slider_are_shown(pipe, monkeypatch):
-    sliders = widgets.MaskSliders(pipe, LAYOUT)
+    sliders = sliders.MaskSliders(pipe, LAYOUT)
     region = sliders.regions[0]
     region.height.value = region.width.value = 0.05
     assert "covers half of none" in sliders.message
@@ -248,7 +252,7 @@ def test_errors_and_warnings_of_a_slider_are_shown(pipe, monkeypatch):
     def broken(*args):
         raise ValueError("bad luck")
 
-    monkeypatch.setattr(widgets, "live_picture", broken)
+    monkeypatch.setattr(sliders, "live_picture", broken)
     region.x.value = 0.5
     assert "ValueError: bad luck" in sliders.message and sliders.layout == kept
 
@@ -256,7 +260,7 @@ def test_errors_and_warnings_of_a_slider_are_shown(pipe, monkeypatch):
 # ------------------------------------------------------------------------------------ what is shown
 @pytest.fixture(scope="module")
 def plan(pipe) -> Plan:
-    return live.layout_plan(pipe, LAYOUT, dnb.DenseConfig())[0]
+    return live_preview.layout_plan(pipe, LAYOUT, dnb.DenseConfig())[0]
 
 
 @pytest.mark.parametrize("value_range", ["quadrant", None])
@@ -273,8 +277,8 @@ def test_the_bias_shown_is_what_the_rule_does(plan, value_range, index):
     image, query, column = plan.image, 40, 1
     (word, *_) = plan.member[0, image:, column].nonzero()[:, 0].tolist()
 
-    text = live.text_bias(plan, config, step, column)
-    others = live.image_bias(plan, config, step, query)
+    text = live_preview.text_bias(plan, config, step, column)
+    others = live_preview.image_bias(plan, config, step, query)
     real_text = changed[0, 0, :image, image + word]
     real_image = changed[0, 0, query, :image]
     if value_range is None:
@@ -291,7 +295,7 @@ def test_the_bias_shown_is_what_the_rule_does(plan, value_range, index):
 
 def test_every_bias_that_a_slider_can_give_has_its_own_colour(pipe, monkeypatch):
     config = dnb.DenseConfig(value_range=None, image_text=2, decay=0, area=0)
-    sliders = widgets.ConfigSliders(pipe, LAYOUT, ["image_text"], config)
+    sliders = sliders.ConfigSliders(pipe, LAYOUT, ["image_text"], config)
     titles = []
     real = pictures.side_by_side
     monkeypatch.setattr(pictures, "side_by_side", lambda p, side: titles.extend(p) or real(p, side))
@@ -307,22 +311,24 @@ def test_every_bias_that_a_slider_can_give_has_its_own_colour(pipe, monkeypatch)
 
 
 def test_a_background_without_a_phrase_has_no_words(plan):
-    assert not live.text_bias(plan, dnb.DenseConfig(), Step(0, 8, 1.0), column=2).any()
+    assert not live_preview.text_bias(plan, dnb.DenseConfig(), Step(0, 8, 1.0), column=2).any()
 
 
 def test_no_strength_is_left_outside_the_window(pipe):
-    steps = live.sampling_steps(pipe, 4)
-    values = live.strength_left(dnb.DenseConfig(window=0.5, decay=3), steps)
+    steps = live_preview.sampling_steps(pipe, 4)
+    values = live_preview.strength_left(dnb.DenseConfig(window=0.5, decay=3), steps)
     assert values == pytest.approx([steps[0].sigma ** 3, steps[1].sigma ** 3, 0, 0], rel=1e-5)
-    assert live.strength_left(dnb.DenseConfig(image_text=0, image_image=0), steps) == [0] * 4
+    assert (
+        live_preview.strength_left(dnb.DenseConfig(image_text=0, image_image=0), steps) == [0] * 4
+    )
 
 
 def test_sampling_steps_are_those_of_the_pipeline(pipe):
     before = pipe.scheduler.timesteps.clone()
-    steps = live.sampling_steps(pipe, 3)
+    steps = live_preview.sampling_steps(pipe, 3)
     assert torch.equal(pipe.scheduler.timesteps, before)
     seen = []
-    pipelines.generate(pipe, LAYOUT, [0], None, steps=3, progress=lambda *done: seen.append(done))
+    sampling.generate(pipe, LAYOUT, [0], None, steps=3, progress=lambda *done: seen.append(done))
     assert [step.sigma * 1000 for step in steps] == pytest.approx(pipe.scheduler.timesteps.tolist())
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
@@ -340,7 +346,7 @@ def recorded(maps: torch.Tensor) -> Record:
 
 def test_explorer_walks_through_the_record():
     maps = torch.rand(3, 2, 4, 2, 8, 8)
-    walk = widgets.explore(recorded(maps))
+    walk = explorer.explore(recorded(maps))
     torch.testing.assert_close(walk.values, maps[0, 0, :, 0].mean(dim=0))
     assert walk.reading.startswith("a blue cat, step 0 (sigma 1.00), block 5, mean of the heads: ")
     walk.step.value, walk.block.value, walk.head.value = 2, 1, 3
@@ -353,7 +359,7 @@ def test_explorer_walks_through_the_record():
 def test_explorer_reads_the_share_in_the_region():
     inside = LAYOUT.token_masks(16, 16)[1].float().expand(1, 1, 1, 2, 16, 16)
     picture = Image.new("RGB", (256, 256), "white")
-    walk = widgets.explore(recorded(inside), picture)
+    walk = explorer.explore(recorded(inside), picture)
     assert ": 0% in its region" in walk.reading
     before = walk.image.tobytes()
     walk.what.value = "an orange umbrella"
@@ -366,21 +372,21 @@ def test_explorer_reads_the_peak_of_a_background():
     maps[..., 2, 4, 6] = 0.5
     record = recorded(maps)
     record.layouts = (replace(LAYOUT, background="a rose garden"),)
-    walk = widgets.explore(record)
+    walk = explorer.explore(record)
     walk.what.value = "a rose garden"
     assert walk.reading.endswith("block 5, head 0: highest 0.5 (row 4, column 6).")
 
 
 def test_explorer_refuses_a_picture_that_was_not_recorded():
     with pytest.raises(ValueError, match="number is 1"):
-        widgets.explore(recorded(torch.rand(1, 1, 1, 2, 4, 4)), number=1)
+        explorer.explore(recorded(torch.rand(1, 1, 1, 2, 4, 4)), number=1)
 
 
 def test_widgets_show_themselves_in_a_notebook(monkeypatch):
-    from densenb import explorer
+    from densenb.widgets import explorer
 
     shown = []
     monkeypatch.setattr(explorer, "display", shown.append)
-    walk = widgets.explore(recorded(torch.rand(1, 1, 1, 2, 4, 4)))
+    walk = explorer.explore(recorded(torch.rand(1, 1, 1, 2, 4, 4)))
     walk._ipython_display_()
     assert shown == [walk.box]

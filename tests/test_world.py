@@ -10,10 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from densenb.tiny import captions, world
-from densenb.tiny.backgrounds import BACKGROUNDS, GARDENS
-from densenb.tiny.vocabulary import unknown_words
-from densenb.tiny.world import COLOUR_NAMES, NOUNS, World, lab, sample_scenes
+from densenb.miniature import captions, world
+from densenb.miniature.backgrounds import BACKGROUNDS, GARDENS
+from densenb.miniature.vocabulary import unknown_words
+from densenb.miniature.world import COLOUR_NAMES, NOUNS, World, lab, sample_scenes
 
 pytestmark = pytest.mark.usefixtures("few_backgrounds")
 

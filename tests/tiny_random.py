@@ -26,8 +26,8 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from densenb.tiny import tokenizers
-from densenb.tiny.tokenizers import CLIP_LENGTH
+from densenb.miniature import tokenizers
+from densenb.miniature.tokenizers import CLIP_LENGTH
 
 SENTENCES = [
     "a blue cat and an orange umbrella in a rose garden.",

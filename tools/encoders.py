@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 import densenb as dnb
-from densenb import evaluate
-from densenb.pipelines import MINIATURE
-from densenb.suites import build_suite
-from densenb.tables import table
+from densenb.evaluation import runner
+from densenb.evaluation.suites import build_suite
+from densenb.evaluation.tables import table
+from densenb.models.load import MINIATURE
 
 
 def without_t5(pipe: Any) -> Any:
@@ -62,11 +62,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/encoders.json"))
     options = parser.parse_args(arguments)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    device = evaluate.best_device()
+    device = runner.best_device()
     suite = build_suite("test", options.scenes, 0, device)
     rows = []
     for name, make in VARIANTS.items():
-        scored = evaluate.evaluate(make(device), ["stock"], suite, batch_size=options.batch_size)
+        scored = runner.evaluate(make(device), ["stock"], suite, batch_size=options.batch_size)
         rows.append(scored[-1] | {"method": name})
         options.out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     print(table(rows))

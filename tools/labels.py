@@ -24,11 +24,11 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 import densenb as dnb
-from densenb import evaluate
-from densenb.suites import build_suite, noise
-from densenb.tables import aligned
-from densenb.tiny.oracle import load_oracle
-from densenb.tiny.world import NOUNS
+from densenb.evaluation import runner
+from densenb.evaluation.suites import build_suite, noise
+from densenb.evaluation.tables import aligned
+from densenb.miniature.oracle import load_oracle
+from densenb.miniature.world import NOUNS
 
 LABELS = Path(__file__).parents[1] / "docs" / "labels.json"
 LEAST = 24  # of 4,096 places: what the oracle has to give a noun before it counts as seen
@@ -37,16 +37,16 @@ LEAST = 24  # of 4,096 places: what the oracle has to give a noun before it coun
 def drawn(pipe: Any, suite: Any, method: str, index: int) -> torch.Tensor:
     """One picture of `densenb evaluate` again: `[3, H, W]` in [0, 1]."""
     this = dnb.tier(pipe)
-    latents = noise(suite, [index], 0, evaluate.latent_shape(pipe))
-    rule = evaluate.METHODS[method](pipe)
-    return evaluate.draw(
+    latents = noise(suite, [index], 0, runner.latent_shape(pipe))
+    rule = runner.METHODS[method](pipe)
+    return runner.draw(
         pipe, rule, suite.layouts[index : index + 1], latents, this.steps, this.guidance
     )[0]
 
 
 def pictures(labels: list[dict], suites: dict[str, Any], folder: Path | None) -> Iterator:
     """Every labelled picture, read from a folder or drawn again."""
-    pipe = None if folder else dnb.load("tiny", evaluate.best_device())
+    pipe = None if folder else dnb.load("tiny", runner.best_device())
     for label in tqdm(labels, unit="picture"):
         suite, method, index = label["suite"], label["method"], label["scene"]
         if folder is None:
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name in sorted({label["suite"] for label in labels})
     }
     suites = {name: build_suite(name, size) for name, size in sizes.items()}
-    oracle = load_oracle(evaluate.best_device())
+    oracle = load_oracle(runner.best_device())
     counts: dict[str, list[int]] = {}
     for label, picture in zip(labels, pictures(labels, suites, folder), strict=True):
         asked = suites[label["suite"]].scenes.noun[label["scene"]]

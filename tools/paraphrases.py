@@ -16,10 +16,9 @@ import torch
 from tqdm.auto import tqdm
 
 import densenb as dnb
-from densenb import plots
-from densenb.evaluate import best_device, draw, latent_shape
-from densenb.measuring import score_layout
-from densenb.tables import aligned
+from densenb.evaluation.measure import score_layout
+from densenb.evaluation.runner import best_device, draw, latent_shape
+from densenb.evaluation.tables import aligned
 
 CAT = """\
 cat with red umbrella
@@ -99,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(row)
             colour = row["colour"] if " " in phrase else "-"
             lines.append([name, phrase, f"{row['present']}/{len(texts)}", str(colour)])
-    plots.sheet(sheet).save(out / "sheet.png")
+    pictures.sheet(sheet).save(out / "sheet.png")
     (out / "table.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     print(aligned(lines))
     print(f"Pictures: {out / 'sheet.png'}")

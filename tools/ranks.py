@@ -18,8 +18,8 @@ from typing import Any
 
 import sweep
 
-from densenb.ranks import kendall_tau
-from densenb.tables import aligned
+from densenb.evaluation.ranks import kendall_tau
+from densenb.evaluation.tables import aligned
 
 BUNDLED = "bundled"
 TUNED = "neutral fixed bias 6, text-image 1"  # `DenseConfig.tuned` as the sweep calls it

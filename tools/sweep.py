@@ -20,11 +20,18 @@ from typing import Any
 import torch
 
 import densenb as dnb
-from densenb import evaluate
-from densenb.baselines import HardMask, MultiplyWeights, PaintWithWords, ScaleByArea, ScaleText
-from densenb.modulation import DenseConfig, Rule
-from densenb.suites import build_suite, known
-from densenb.tables import aligned
+from densenb.evaluation import runner
+from densenb.evaluation.suites import build_suite, known
+from densenb.evaluation.tables import aligned
+from densenb.modulation.baselines import (
+    HardMask,
+    MultiplyWeights,
+    PaintWithWords,
+    ScaleByArea,
+    ScaleText,
+)
+from densenb.modulation.dense_config import DenseConfig
+from densenb.modulation.rule import Rule
 
 ROWS = HardMask.quadrants[:2]  # image->text and image->image: the rows of the image
 
@@ -233,13 +240,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     names = options.only or ["stock", *ROUNDS[options.round]]
     chosen = {known(name, ALL, "setting"): ALL[name] for name in names}
-    evaluate.METHODS.update({name: lambda pipe, rule=rule: rule for name, rule in chosen.items()})
+    runner.METHODS.update({name: lambda pipe, rule=rule: rule for name, rule in chosen.items()})
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    device = evaluate.best_device()
+    device = runner.best_device()
     pipe = dnb.load(options.model, device, getattr(torch, options.dtype))
     suite = build_suite(options.suite, options.scenes, options.seed, device)
     rows = []
-    for row in evaluate.evaluate_each(
+    for row in runner.evaluate_each(
         pipe, list(chosen), suite, options.seeds, batch_size=options.batch_size
     ):
         rows.append(row)

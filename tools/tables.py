@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from densenb.suites import known
-from densenb.tables import compared, ends, number, won_lost
+from densenb.evaluation.suites import known
+from densenb.evaluation.tables import compared, ends, number, won_lost
 
 COLUMNS = {
     "mIoU": "mIoU",

@@ -34,8 +34,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tiny_random import random_pipeline  # noqa: E402
 
 import densenb as dnb  # noqa: E402
-from densenb import attention, fused, partial, ranges  # noqa: E402
-from densenb.modulation import DenseConfig, Plan, Step, query_weight, same_region  # noqa: E402
+from densenb.attention import explicit, fused, partial_softmax, row_ranges
+from densenb.modulation.dense_config import DenseConfig, query_weight
+from densenb.modulation.formulas import same_region  # noqa: E402
+from densenb.modulation.plan import Plan, Step
+from densenb.sd3 import processors
 
 TEXT = 333  # CLIP's 77 tokens and T5's 256
 FULL = {
@@ -178,7 +181,7 @@ def inputs(
         return x / x.pow(2).mean(dim=-1, keepdim=True).sqrt()
 
     query, key = normed(), normed()
-    low, high = ranges.chunked_range(query, key)
+    low, high = row_ranges.chunked_range(query, key)
     gain = (largest / max(-float(low.min()), float(high.max()))) ** 0.5
     value = torch.randn(query.shape, generator=generator, device=machine.device)
     return [x.to(machine.dtype) for x in (query * gain, key * gain, value)]
@@ -189,7 +192,7 @@ def stock(query, key, value, config, plan, step) -> Tensor:
 
 
 def explicit(query, key, value, config, plan, step) -> Tensor:
-    return attention.explicit_attention(query, key, value, config, plan, step)
+    return explicit.explicit_attention(query, key, value, config, plan, step)
 
 
 class HardMask:
@@ -235,7 +238,7 @@ class Flex:
             )
         plan, *tokens = self.known[name]
         image, text = key[:, :, : plan.image], key[:, :, plan.image :]
-        limits = [ranges.row_range(query, x) for x in (text if text.shape[2] else image, image)]
+        limits = [row_ranges.row_range(query, x) for x in (text if text.shape[2] else image, image)]
         low, high = (torch.stack(found) for found in zip(*limits))
         return self.attend(query, key, value, plan.image, *tokens, low, high)
 
@@ -262,11 +265,11 @@ def by_parts(query, key, value, config, plan, step) -> Tensor:
 @contextmanager
 def without_kernels() -> Iterator[None]:
     """Attention by stock operators; ranges still come from the kernel."""
-    found, fused.triton_kernels = fused.triton_kernels, lambda query: None
+    found, row_ranges.triton_kernels = row_ranges.triton_kernels, lambda query: None
     try:
         yield
     finally:
-        fused.triton_kernels = found
+        row_ranges.triton_kernels = found
 
 
 @lru_cache
@@ -286,7 +289,9 @@ def methods(machine: Machine) -> dict[str, Method]:
 def part_tiles(machine: Machine) -> list[dict]:
     """Tile sizes of the Triton kernels (1024 px, 24 heads, one row)."""
     rows: list[dict] = []
-    kernels = ranges.triton_kernels(torch.empty(1, 64, device=machine.device, dtype=machine.dtype))
+    kernels = row_ranges.triton_kernels(
+        torch.empty(1, 64, device=machine.device, dtype=machine.dtype)
+    )
     if kernels is None:
         return [{"kernel": "none", "error": "Triton does not run here"}]
     plan = synthetic_plan(64, 4, TEXT, machine.device)
@@ -316,14 +321,14 @@ def part_operators(machine: Machine) -> list[dict]:
     rows: list[dict] = []
     image = 256 if machine.toy else 4096
     kind = "cuda" if machine.cuda else "cpu"
-    names = [name for (device, _), name in partial.CHOICES.items() if device == kind]
+    names = [name for (device, _), name in partial_softmax.CHOICES.items() if device == kind]
     for width in (64, 80, 128):
         query, key, value = inputs(machine, 2 if machine.toy else 24, image, width)
         value = value[..., :64].contiguous()
-        choice = partial.operator_name(machine.device, machine.dtype, width, 64, image)
+        choice = partial_softmax.operator_name(machine.device, machine.dtype, width, 64, image)
         for name in [*names, "chunked"]:
             row = {"operator": name, "width": width, "chosen": name == choice}
-            run = call(partial.OPERATORS[name], query, key, value, width**-0.5)
+            run = call(partial_softmax.OPERATORS[name], query, key, value, width**-0.5)
             case(machine, rows, row, lambda run=run: {"ms": machine.seconds(run) * 1e3})
     return rows
 
@@ -345,7 +350,7 @@ def part_error(machine: Machine) -> list[dict]:
             given = [x.to(dtype) for x in given]
             exact = [x.double() for x in given]
             plain = stock(*exact, DEFAULT, plan, step)
-            wanted = attention.explicit_attention(*exact, DEFAULT, plan, step)
+            wanted = explicit.explicit_attention(*exact, DEFAULT, plan, step)
             floor = relative(stock(*given, DEFAULT, plan, step), plain)
             for name, method in methods(machine).items():
                 slow = name == "FlexAttention" and dtype != machine.dtype
@@ -484,7 +489,7 @@ def processed_by(method: Method) -> Iterator[None]:
         chosen = (x[now.rows] for x in (query, key, value))
         return torch.cat([negative, method(*chosen, rule, plan, now.step).to(negative.dtype)])
 
-    kind = attention.DenseJointAttnProcessor
+    kind = processors.DenseJointAttnProcessor
     before, kind.attend = kind.attend, attend
     try:
         yield

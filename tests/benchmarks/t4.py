@@ -30,6 +30,8 @@ from typing import Any
 
 import psutil
 
+from densenb.models.architecture import sizes
+
 GIB = 2**30
 HOST_LIMIT = 12e9 / GIB
 GPU_LIMIT = 13.9
@@ -69,8 +71,8 @@ def build(options: argparse.Namespace) -> None:
     import torch
 
     import densenb as dnb
-    from densenb import configs
-    from densenb.pipelines import MINIATURE
+    from densenb.models import architecture
+    from densenb.models.load import MINIATURE
 
     device = "cpu" if options.toy else "cuda"
     folder = options.scratch / options.build
@@ -83,15 +85,15 @@ def build(options: argparse.Namespace) -> None:
         tokenizer = getattr(tiny, name)
         tokenizer.model_max_length = length
         tokenizer.save_pretrained(folder / name)
-    configs.scheduler().save_pretrained(folder / "scheduler")
-    for part, config in configs.CONFIGS[options.build].items():
+    sizes.scheduler().save_pretrained(folder / "scheduler")
+    for part, config in architecture.CONFIGS[options.build].items():
         if options.build == "large" and part != "transformer":
             (folder / part).symlink_to((shared / part).resolve())
             continue
         began = time.perf_counter()
         torch.manual_seed(0)
         torch.set_default_dtype(torch.float32 if options.toy else torch.float16)
-        module = configs.build(part, shrunk(config) if options.toy else config, device)
+        module = architecture.build(part, shrunk(config) if options.toy else config, device)
         torch.set_default_dtype(torch.float32)
         module = module.to(torch.float16)
         # The sizes of the released files: they are read one at a time.
@@ -129,9 +131,9 @@ def run_case(options: argparse.Namespace) -> None:
         torch.cuda.set_per_process_memory_fraction(GPU_LIMIT * GIB / total)
 
     import densenb as dnb
-    from densenb import memory
-    from densenb.configs import saved_sizes
-    from densenb.pipelines import call_inputs
+    from densenb.models import memory_plan
+    from densenb.models.architecture import saved_sizes
+    from densenb.sd3.prompts import call_inputs
 
     folder = options.scratch / case.model
     result: dict[str, Any] = {"case": case.name, "stages": {}, "sides": {}, "faults": []}
@@ -187,9 +189,9 @@ def run_case(options: argparse.Namespace) -> None:
         return value
 
     try:
-        machine = memory.T4 if cuda else replace(memory.T4, device="cpu", capability=None)
+        machine = memory_plan.T4 if cuda else replace(memory_plan.T4, device="cpu", capability=None)
         precision = {"float16": machine.dtype}
-        plan = memory.choose(
+        plan = memory_plan.choose(
             case.model,
             saved_sizes(folder),
             machine,
@@ -242,7 +244,7 @@ def draw_side(pipe, layout, side, steps, staged, row) -> None:
     import torch
 
     import densenb as dnb
-    from densenb.pipelines import call_inputs
+    from densenb.sd3.prompts import call_inputs
 
     size = {"height": side, "width": side, "num_inference_steps": steps}
     latents = {"output_type": "latent"}
@@ -297,7 +299,7 @@ def backends() -> list[Any]:
     configs = []
     for name in ("explicit", "fused"):
         try:
-            configs.append(dnb.DenseConfig(backend=name))
+            sizes.append(dnb.DenseConfig(backend=name))
         except ValueError:
             continue
     return configs

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import densenb as dnb
-from densenb.painter import Painter
+from densenb.widgets.painter import Painter
 
 LAYOUT = dnb.Layout(
     "a blue cat and an orange umbrella in a rose garden",

@@ -31,7 +31,7 @@ import pytest
 from fault_helpers import cat_and_umbrella
 
 import densenb as dnb
-from densenb.pipelines import MINIATURE
+from densenb.models.load import MINIATURE
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ import torch
 from fault_helpers import Failed, full_disk
 
 import densenb as dnb
-from densenb import gallery
-from densenb.cli import main
-from densenb.demo import CASES
-from densenb.tiny import train
+from densenb.cli import gallery
+from densenb.cli.demo import CASES
+from densenb.cli.main import main
+from densenb.miniature.training import train
 
 
 def run(*arguments):

@@ -12,11 +12,11 @@ from fault_helpers import Failed, full_disk
 from torch import nn
 
 import densenb as dnb
-from densenb import metrics
-from densenb.evaluate import evaluate
-from densenb.evaluation_log import FIELDS, Key, Log, result, run_id
-from densenb.suites import build_suite
-from densenb.tiny.loop import Loop, Schedule
+from densenb.evaluation import metrics
+from densenb.evaluation.log import FIELDS, Key, Log, result, run_id
+from densenb.evaluation.runner import evaluate
+from densenb.evaluation.suites import build_suite
+from densenb.miniature.training.loop import Loop, Schedule
 
 # ----------------------------------------------------------- A2: a key narrower than the result
 

@@ -13,7 +13,7 @@ from fault_helpers import Failed, TooSlow, cat_and_umbrella, full_disk, within
 from PIL import Image
 
 import densenb as dnb
-from densenb.cli import main
+from densenb.cli.main import main
 
 GOOD = {
     "caption": "a blue cat",

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import densenb as dnb
-from densenb.cli import main
+from densenb.cli.main import main
 
 
 def xfail(raises, reason):

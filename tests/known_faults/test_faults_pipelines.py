@@ -31,7 +31,7 @@ from fault_helpers import (
 from PIL import Image
 
 import densenb as dnb
-from densenb import playground
+from densenb.widgets import playground
 
 
 def variant(pipe, **components):

@@ -12,8 +12,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 import densenb as dnb
-from densenb import plots
-from densenb.playground import Playground
+from densenb.plots import layouts
+from densenb.widgets.playground import Playground
 
 DOLLARS = "a $5 cat and a $10 dog"
 
@@ -23,8 +23,8 @@ def figures(caption):
     layout = dnb.Layout(caption, [dnb.Region(caption, dnb.box(0, 0, 0.5, 1))])
     blank = [Image.new("RGB", (64, 64))]
     return [
-        plots.token_grid(layout, 8, 8),
-        plots.before_after(blank, blank, layout, caption, caption),
+        layouts.token_grid(layout, 8, 8),
+        layouts.before_after(blank, blank, layout, caption, caption),
     ]
 
 
@@ -60,7 +60,7 @@ def test_a_slider_of_a_setting_leaves_the_layout_alone(pipe, monkeypatch):
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="A14: the page keeps what is refused")
 def test_the_page_shows_what_python_has_after_a_bomb(monkeypatch):
     pytest.importorskip("anywidget")
-    from densenb.painter import Painter
+    from densenb.widgets.painter import Painter
 
     painter = Painter(cat_and_umbrella(), 64, 64)
     before = list(painter.canvas.masks)

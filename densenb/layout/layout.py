@@ -1,0 +1,284 @@
+"""What the user asks for: a caption, and for each phrase of it the place where it should appear.
+
+`box`, `ellipse`, `polygon`, `mask_from_array` and `mask_from_png` (from `masks`) say where, in
+fractions of the picture; a `Layout` binds one phrase to each and is checked on construction, long
+before any sampling. Taught in notebook 06.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from densenb.layout.mask_files import mask_from_base64, mask_from_png
+from densenb.layout.masks import Mask, box, ellipse, mask_from_array, polygon
+from densenb.layout.phrases import append_phrases, clean_phrase, find_phrase, place_phrases
+from densenb.layout.png import read_png, write_png
+from densenb.layout.validation import check_keys, check_size, numbers
+
+LATENT_PIXELS = 8  # side of one latent of SD 3.5, the VAE's factor
+TOKEN_PIXELS = 2 * LATENT_PIXELS  # side of one image token: a patch of 2 x 2 latents
+
+
+@dataclass(frozen=True)
+class Region:
+    """One phrase and the part of the picture where it should appear.
+
+    `mask` is a `Mask` or an array `[height, width]` in [0, 1]; `strength` (>= 0) scales how hard
+    attention is pushed for this region. `negative` is what this place, and no other, is to be kept
+    away from; it needs guidance (see `Layout.negative`).
+    """
+
+    phrase: str
+    mask: Mask
+    strength: float = 1.0
+    negative: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "phrase", clean_phrase("phrase", self.phrase))
+        if not isinstance(self.mask, Mask):
+            object.__setattr__(self, "mask", mask_from_array(self.mask))
+        (strength,) = numbers(f'strength of "{self.phrase}"', [self.strength])
+        if strength < 0:
+            raise ValueError(
+                f'strength of "{self.phrase}" is {strength}: it must be 0 (off) or more. To keep'
+                " something out of a place, give that place to another region."
+            )
+        object.__setattr__(self, "strength", strength)
+        if self.negative is not None:
+            negative = clean_phrase(f'negative of "{self.phrase}"', self.negative)
+            if negative.lower() == self.phrase.lower():
+                raise ValueError(
+                    f'negative of "{self.phrase}" is the phrase itself: nothing can be both wanted'
+                    " and kept away. Name what should not be there."
+                )
+            object.__setattr__(self, "negative", negative)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A caption and its regions, checked on construction.
+
+    The text that is encoded is `text`: the caption, and every phrase that is not in it, appended
+    after a comma (with a warning). Phrase i of `phrases` (one per region, then the background's) is
+    occurrence `occurrences[i]` of it in `text`: equal phrases take turns, and a phrase avoids words
+    that a longer one covers. Regions may overlap; the background is all of the picture in none.
+    """
+
+    caption: str
+    regions: Sequence[Region]
+    background: str | None = None
+    text: str = field(init=False, compare=False)
+    occurrences: tuple[int, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.caption, str):
+            raise TypeError(f"caption must be a str, got {self.caption!r}: give the whole prompt.")
+        if isinstance(self.regions, (Region, str)) or not isinstance(self.regions, Iterable):
+            raise TypeError(f"regions must be a list, got {self.regions!r}: put it in [ ].")
+        regions = tuple(self.regions)
+        for region in regions:
+            if not isinstance(region, Region):
+                raise TypeError(f"{region!r} is not a Region: write Region(phrase, mask).")
+        if not regions:
+            raise ValueError("layout has no regions: give at least one Region(phrase, mask).")
+        if self.background is not None:
+            object.__setattr__(self, "background", clean_phrase("background", self.background))
+        object.__setattr__(self, "caption", unicodedata.normalize("NFC", self.caption).strip())
+        object.__setattr__(self, "regions", regions)
+
+        # Equal phrases need an occurrence each: the second may be missing where the first is not.
+        places = place_phrases(self.caption, self.phrases)
+        missing = [self.phrases[i] for i, place in enumerate(places) if place is None]
+        text = append_phrases(self.caption, missing)
+        if missing:
+            warnings.warn(
+                f"phrases appended to the caption, which lacks them: {missing}. Text: {text!r}",
+                stacklevel=3,
+            )
+        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "occurrences", place_phrases(text, self.phrases))
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """One phrase per region, then the background's if it has one."""
+        return (
+            *(region.phrase for region in self.regions),
+            *([] if self.background is None else [self.background]),
+        )
+
+    def negative(self, prompt: str = "") -> Layout | None:
+        """What the rows of the negative prompt follow: the regions' negatives in their masks.
+
+        Its text is the negative `prompt` (for the whole picture) and then every region's negative,
+        set off by commas. Regions without one belong to its background. None when no region has
+        one. While a rule is active, the negatives' words, encoded alone, take their places in the
+        negative rows' text; the pooled text is the negative prompt's. Taught in notebook 06.
+        """
+        regions = [
+            Region(region.negative, region.mask, region.strength)
+            for region in self.regions
+            if region.negative is not None
+        ]
+        if not regions:
+            return None
+        prompt = unicodedata.normalize("NFC", prompt).strip()
+        negative = Layout(append_phrases(prompt, [r.phrase for r in regions]), regions)
+        # the prompt's own words are for the whole picture, also where a region's are the same
+        own = [len(find_phrase(prompt, phrase)) for phrase in negative.phrases]
+        places = place_phrases(negative.text[len(prompt) :], negative.phrases)
+        after = tuple(skip + place for skip, place in zip(own, places, strict=True))
+        object.__setattr__(negative, "occurrences", after)
+        return negative
+
+    def pixel_masks(self, height: int, width: int) -> Tensor:
+        """The regions on a pixel grid: float `[R, height, width]` in [0, 1]."""
+        return torch.stack([region.mask.raster(height, width) for region in self.regions])
+
+    def token_masks(self, rows: int, columns: int, method: str = "area") -> Tensor:
+        """Which image tokens belong to each region: bool `[R, rows, columns]`, or float if soft.
+
+        "area": tokens of which at least half is covered; a region too small for that gets the token
+        it covers best, with a warning. "soft": the share of a token that is covered, 0 to 1, where
+        regions that overlap share it. "nearest": as DenseDiffusion was released (Kim et al. 2023),
+        one sample per token, so that small regions may vanish.
+        """
+        if method not in ("area", "soft", "nearest"):
+            raise ValueError(f'method is {method!r}: it must be "area", "soft" or "nearest".')
+        check_size("rows", rows)
+        check_size("columns", columns)
+        pixels = self.pixel_masks(rows * TOKEN_PIXELS, columns * TOKEN_PIXELS)
+        if method == "nearest":
+            return pixels[:, ::TOKEN_PIXELS, ::TOKEN_PIXELS] >= 0.5
+        covered = cover(pixels, TOKEN_PIXELS)
+        if method == "soft":
+            return covered / covered.sum(dim=0).clamp(min=1)
+        masks = covered >= 0.5
+        for region, mask, share in zip(self.regions, masks, covered, strict=True):
+            if not mask.any():
+                mask.view(-1)[share.argmax()] = True
+                warnings.warn(
+                    f'region "{region.phrase}" covers half of none of the {rows} x {columns} image'
+                    " tokens: it gets the one it covers best. Make it larger, or the picture.",
+                    stacklevel=2,
+                )
+        return masks
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; painted masks become an inline PNG."""
+        regions = [
+            {"phrase": region.phrase, **region.mask.to_dict(), "strength": region.strength}
+            | ({} if region.negative is None else {"negative": region.negative})
+            for region in self.regions
+        ]
+        return {"caption": self.caption, "background": self.background, "regions": regions}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], folder: str | Path = ".") -> Layout:
+        """The inverse of `to_dict`; the paths of `"mask": "file.png"` start at `folder`."""
+        check_keys("layout", data, required=["caption", "regions"], optional=["background"])
+        if isinstance(data["regions"], (str, Mapping)) or not isinstance(data["regions"], Iterable):
+            raise TypeError(f'"regions" must be a list, got {data["regions"]!r}: put it in [ ].')
+        regions = [region_from_dict(region, Path(folder)) for region in data["regions"]]
+        return cls(data["caption"], regions, data.get("background"))
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the layout as a JSON file."""
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Layout:
+        """Read a layout file; ValueError when it is missing, no JSON, or has an unknown key."""
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"{path} is not a file: check the name of the layout file.")
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not valid JSON ({error}): mend it there.") from error
+        return cls.from_dict(data, folder=path.parent)
+
+    def to_png(self, picture: Image.Image, path: str | Path, **made: Any) -> None:
+        """Write the picture as PNG with the layout in its text, for `from_png`.
+
+        `made` may be `config` (a `DenseConfig`), `seed`, `steps` and `model`, a line for people.
+        ValueError for what `from_png` would refuse. Taught in notebook 11.
+        """
+        if made.get("config") is not None:
+            made["config"] = made["config"].to_dict()
+        layout = self.to_dict()
+        Layout.from_dict(layout)
+        write_png(picture, {"layout": layout, **made}, path)
+
+    @classmethod
+    def from_png(cls, path: str | Path) -> Layout:
+        """The layout of a picture that `to_png` wrote; `layout.png.read_png` gives the rest, too.
+
+        ValueError for a file without one, and for one over the limits: 64 MB of file, 1 MB of text,
+        2**26 pixels of picture, 2**24 pixels of painted masks. Taught in notebook 11.
+        """
+        try:
+            return cls.from_dict(read_png(path)["layout"])
+        except TypeError as error:
+            raise ValueError(f"{path} is refused: {error}") from error
+
+
+def against_neighbours(layout: Layout) -> Layout:
+    """The layout whose regions have the phrases of the others, but for equal ones, as negatives."""
+    regions = []
+    for region in layout.regions:
+        others = [each.phrase for each in layout.regions]
+        others = [phrase for phrase in others if phrase.lower() != region.phrase.lower()]
+        regions.append(replace(region, negative=", ".join(others) or None))
+    return replace(layout, regions=regions)
+
+
+def cover(masks: Tensor, side: int) -> Tensor:
+    """How much of each cell of side x side pixels a mask covers: `[R, H, W]` -> `[R, H/s, W/s]`.
+
+    Cells are means, so it does not matter whether the way from pixels to tokens goes by latents.
+    Taught in notebook 06.
+    """
+    return torch.nn.functional.avg_pool2d(masks, side)
+
+
+SHAPES = {
+    "box": box,
+    "ellipse": ellipse,
+    "polygon": polygon,
+    "mask": mask_from_png,
+    "mask_png": mask_from_base64,
+}
+FOUR = {"box": "[x0, y0, x1, y1]", "ellipse": "[cx, cy, rx, ry]"}
+
+
+def region_from_dict(data: Mapping[str, Any], folder: Path) -> Region:
+    check_keys("region", data, required=["phrase"], optional=[*SHAPES, "strength", "negative"])
+    kinds = [kind for kind in SHAPES if kind in data]
+    if len(kinds) != 1:
+        raise ValueError(
+            f"region {data['phrase']!r} has {kinds or 'no shape'}: give one of {', '.join(SHAPES)}."
+        )
+    (kind,) = kinds
+    values = data[kind]
+    if kind in FOUR:
+        if not isinstance(values, (list, tuple)) or len(values) != 4:
+            raise ValueError(f"{kind} of {data['phrase']!r} is {values!r}: give {FOUR[kind]}.")
+        mask = SHAPES[kind](*values)
+    elif kind == "mask":
+        if not isinstance(values, str):
+            raise TypeError(f'mask of {data["phrase"]!r} is {values!r}: name a file, "file.png".')
+        mask = mask_from_png(folder / values)
+    else:
+        mask = SHAPES[kind](values)
+    return Region(data["phrase"], mask, data.get("strength", 1.0), data.get("negative"))

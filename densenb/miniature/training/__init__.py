@@ -1,0 +1,1 @@
+"""Training the miniature again: `python -m densenb.miniature.training.train`."""

@@ -1,0 +1,143 @@
+"""`load`: a pipeline by its name, or from a folder.
+
+Every model is a stock `StableDiffusion3Pipeline`. Taught in notebooks 00 and 01.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusion3Pipeline
+
+from densenb.models.architecture import PARTS, REPOSITORIES, saved_sizes, sizes
+from densenb.models.download import WITHOUT_T5, cache_folder, fetch, is_cached
+from densenb.models.load_planned import dtype_argument, load_planned, quiet_loading
+from densenb.models.memory_plan import MemoryPlan, choose, here
+from densenb.models.text_encoders import FrugalPipeline
+from densenb.models.tiers import TIERS, TINY, Tier, generic_tier, set_tier
+
+MINIATURE = Path(__file__).parents[1] / "miniature" / "assets" / "model"
+PLANNED_GB = 2.0  # models with more weights are loaded by a memory plan
+
+
+def load(
+    name_or_path: str | Path = "tiny",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    t5: bool = True,
+    plan: MemoryPlan | None = None,
+) -> StableDiffusion3Pipeline:
+    """A pipeline ready to sample: in eval mode, without gradients, its own progress bar off.
+
+    Args:
+        name_or_path: "tiny", the bundled miniature; "medium" or "large", Stable Diffusion 3.5,
+            gated, downloaded on first use; or a folder that `save_pretrained` wrote.
+        device, dtype: for small models the CPU and float32 by default. Full-size ones take the GPU
+            where there is one, and float16 below compute capability 8.0.
+        t5: False leaves the largest text encoder out: less memory, weaker on long captions.
+        plan: how to load (`memory.choose`); by default the best for this machine.
+
+    A full-size model prints its memory plan before anything is downloaded, and loads its text
+    encoders only when a new text comes. Raises ValueError, with what to do, for an unknown name,
+    without access, and for what does not fit this machine.
+    """
+    if name_or_path in REPOSITORIES:
+        plan = plan or plan_for(str(name_or_path), device, dtype, t5=t5)
+        print(plan)
+        plan.require()
+        pipe = load_planned(fetch(str(name_or_path), plan.precisions), plan)
+        return _prepared(pipe, plan, TIERS[str(name_or_path)])
+    tiny = name_or_path == "tiny"
+    folder = MINIATURE if tiny else Path(name_or_path)
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(
+            "the bundled miniature is missing from this copy of densenb (miniature/assets/model has no "
+            "model_index.json): install densenb again, from the full repository."
+            if tiny
+            else f"{str(name_or_path)!r} is neither 'tiny', 'medium' or 'large' nor a folder with a"
+            " saved pipeline (model_index.json): check the path, or use 'tiny'."
+        )
+    if plan is None and weights_gb(folder) > PLANNED_GB:
+        plan = plan_for(folder, device, dtype, t5=t5)
+        print(plan)
+        plan.require()
+    if plan is not None:
+        pipe = load_planned(folder, plan)
+        return _prepared(pipe, plan, generic_tier(pipe, folder.resolve().name))
+    without = {} if t5 else {"text_encoder_3": None, "tokenizer_3": None}
+    with quiet_loading():
+        pipe = StableDiffusion3Pipeline.from_pretrained(
+            folder, local_files_only=True, **{dtype_argument(): dtype or torch.float32}, **without
+        )
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval().requires_grad_(False)
+    pipe.set_progress_bar_config(disable=True)
+    set_tier(pipe, TINY if tiny else _saved_tier(pipe, folder.resolve()))
+    return pipe.to(device or "cpu")
+
+
+def load_or_tiny(name_or_path: str | Path, **options: Any) -> StableDiffusion3Pipeline:
+    """`load`, but the miniature, under a banner, if the model cannot be had here.
+
+    For the first cell of a notebook, so that the lesson goes on; programs want `load`.
+    """
+    try:
+        return load(name_or_path, **options)
+    except (ValueError, OSError) as error:
+        reason = f"{str(name_or_path)!r} cannot be loaded: {error}"
+        reason = textwrap.fill(reason, 76, break_long_words=False, break_on_hyphens=False)
+        rule = "=" * 76
+        print(f"{rule}\n{reason}\n\nThis lesson goes on with the MINIATURE.\n{rule}")
+        return load("tiny")
+
+
+def plan_for(
+    name_or_path: str | Path,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    t5: bool = True,
+) -> MemoryPlan:
+    """The memory plan that `load` would follow on this machine, for a name or a saved folder."""
+    device = None if device is None else str(device)
+    kind = None if dtype is None else str(dtype).removeprefix("torch.")
+    if name_or_path in REPOSITORIES:
+        machine = here(device, folder=cache_folder())
+        name = str(name_or_path)
+        there = is_cached(name, PARTS if t5 else WITHOUT_T5)
+        return choose(name, sizes(name), machine, t5=t5, dtype=kind, download=not there)
+    folder = Path(name_or_path)
+    machine = here(device, folder=folder)
+    return choose(folder.resolve().name, saved_sizes(folder), machine, t5=t5, dtype=kind)
+
+
+def _prepared(pipe: FrugalPipeline, plan: MemoryPlan, this: Tier) -> FrugalPipeline:
+    pipe.set_progress_bar_config(disable=True)
+    label = f"{this.label} ({plan.label})"
+    set_tier(pipe, replace(this, label=label, height=plan.side, width=plan.side))
+    return pipe
+
+
+def weights_gb(folder: Path) -> float:
+    """GB of weights (`*.safetensors`) in a saved pipeline."""
+    return sum(path.stat().st_size for path in folder.glob("*/*.safetensors")) / 1e9
+
+
+# ------------------------------------------------------------------------------------- small parts
+def _saved_tier(pipe: Any, folder: Path) -> Tier:
+    """The miniature's tier for another trained state of it (`make states`): it has its tokens."""
+    file = Path("tokenizer_3", "tokenizer.json")
+
+    def words(root: Path) -> Any:
+        return json.loads((root / file).read_text("utf-8"))["model"]
+
+    if (folder / file).is_file() and words(folder) == words(MINIATURE):
+        return replace(TINY, label=f"{TINY.label}, {folder.parent.name}/{folder.name}")
+    return generic_tier(pipe, name=folder.name)

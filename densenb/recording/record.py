@@ -1,0 +1,424 @@
+"""What `record_attention` keeps: pooled attention of every step, layer and picture, and its uses.
+
+Tokens are pooled into groups: the pixels of each region and of the background, the tokens of each
+phrase, other words, special tokens (BOS, EOS, padding). A token of several groups counts in equal
+parts in each, so that the groups share out every token exactly. Taught in notebook 02.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from densenb.layout.layout import Layout
+
+FORMAT = "densenb attention record 1"
+QUADRANTS = (("image_image", "image_text"), ("text_image", "text_text"))
+"""Names [query][key], as `DenseConfig` names its strengths."""
+ENCODERS = ("image", "clip", "t5")
+MAPS = ("image_text", "text_image")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One attention layer in one pass, for one row of the batch.
+
+    run: 0, or how often this step had been recorded before (a second call of the pipe).
+    kind: "attn" (joint) or "attn2" (image only). picture: the row's number among the conditional
+    rows, or among those of the negative prompt. skip: a pass of skip-layer guidance.
+    values: the tensors, by name; K heads (1 when averaged), G groups, P phrases, see `Record`.
+    """
+
+    run: int
+    step: int
+    sigma: float
+    block: int
+    kind: str
+    picture: int
+    layout: int
+    conditional: bool
+    skip: bool
+    values: dict[str, Tensor] = field(repr=False, compare=False)
+
+
+class Axes(NamedTuple):
+    """What the axes of `Record.tensor` stand for.
+
+    pictures: (run, picture) pairs. heads: head numbers, or ("mean",).
+    """
+
+    steps: tuple[int, ...]
+    sigmas: tuple[float, ...]
+    blocks: tuple[int, ...]
+    pictures: tuple[tuple[int, int], ...]
+    heads: tuple[int | str, ...]
+
+
+@dataclass
+class Record:
+    """Pooled attention. For each (step, layer, picture), in float32 unless said, with K heads:
+
+    mass `[K, G, G]`: attention that a query of group g gives to group h, mean over the queries; its
+        rows sum to 1. NaN for groups without tokens.
+    parts `[K, G, 3]`: the same to all image, CLIP and T5 tokens.
+    score `[K, G, G]`: mean raw score (logit) of the pairs, before any rule.
+    entropy `[K, G]`: mean entropy of a query's weights, in nats.
+    same, other `[K, 2, 2]`: mean raw score that a query gives to keys of its own region, and to
+        keys of other regions; [query, key] in (image, text), over the queries that have both.
+        Tokens of no region, and a token as its own key, do not count.
+    spread `[K, 2, 2]`: mean over queries of maximum - minimum of its raw scores in the quadrant.
+    image_text `[K, P, rows, columns]` (float16; `attn` of conditional rows only): attention of each
+        image token to the phrase, summed over the phrase's tokens.
+    text_image, likewise: attention of the phrase to each image token, mean over its tokens.
+
+    Weights (mass, parts, entropy, maps) are those that the layer really uses: the rule's where
+    `dense_attention` is active. Scores are the model's own.
+
+    groups[layout]: the names of the G groups; sizes `[layouts, G]`: how many tokens each has in
+    conditional rows. heads: the heads kept, or ("mean",). scores `[H, N, N]`: the raw scores that
+    were asked for, or None. Taught in notebook 02.
+    """
+
+    layouts: tuple[Layout, ...]
+    groups: tuple[tuple[str, ...], ...]
+    heads: tuple[int | str, ...]
+    sizes: Tensor | None = None
+    entries: list[Entry] = field(default_factory=list)
+    scores: Tensor | None = None
+
+    # ------------------------------------------------------------------------------- whole tensors
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the record holds."""
+        tensors = [value for entry in self.entries for value in entry.values.values()]
+        tensors += [] if self.scores is None else [self.scores]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @property
+    def layers(self) -> tuple[tuple[int, str], ...]:
+        """The layers recorded, as (block, kind)."""
+        return tuple(sorted({(entry.block, entry.kind) for entry in self.entries}))
+
+    def axes(
+        self,
+        kind: str = "attn",
+        steps: int | Iterable[int] | None = None,
+        blocks: int | Iterable[int] | None = None,
+        *,
+        conditional: bool = True,
+        skip: bool = False,
+    ) -> Axes:
+        """Steps, blocks and pictures that `tensor` gives for the same arguments.
+
+        ValueError for steps or blocks that were not recorded, with those that were.
+        """
+        found = [
+            entry
+            for entry in self.entries
+            if (entry.kind, entry.conditional, entry.skip) == (kind, conditional, skip)
+        ]
+        if not found:
+            raise ValueError(
+                f"nothing was recorded of kind={kind!r}, conditional={conditional}, skip={skip}: "
+                f"{self!r}."
+            )
+        sigmas = {entry.step: entry.sigma for entry in found}
+        chosen = _chosen("steps", steps, sigmas)
+        return Axes(
+            steps=chosen,
+            sigmas=tuple(sigmas[step] for step in chosen),
+            blocks=_chosen("blocks", blocks, {entry.block for entry in found}),
+            pictures=tuple(sorted({(entry.run, entry.picture) for entry in found})),
+            heads=self.heads,
+        )
+
+    def tensor(
+        self,
+        name: str,
+        kind: str = "attn",
+        steps: int | Iterable[int] | None = None,
+        blocks: int | Iterable[int] | None = None,
+        *,
+        conditional: bool = True,
+        skip: bool = False,
+    ) -> Tensor:
+        """One quantity of this class's docstring: `[steps, blocks, pictures, K, ...]`, float32.
+
+        `axes` of the same arguments says what the axes stand for. NaN where nothing was recorded
+        (an interrupted run). ValueError for an unknown name.
+        """
+        axes = self.axes(kind, steps, blocks, conditional=conditional, skip=skip)
+        places = [axes.steps, axes.blocks, axes.pictures]
+        index = [{value: i for i, value in enumerate(axis)} for axis in places]
+        result = None
+        for entry in self.entries:
+            if (entry.kind, entry.conditional, entry.skip) != (kind, conditional, skip):
+                continue
+            if name not in entry.values:
+                raise ValueError(f"{name!r} was not recorded here: give one of {[*entry.values]}.")
+            value = entry.values[name]
+            if result is None:
+                result = torch.full((*map(len, places), *value.shape), torch.nan)
+            at = (entry.step, entry.block, (entry.run, entry.picture))
+            if all(key in places for key, places in zip(at, index, strict=True)):
+                result[tuple(places[key] for key, places in zip(at, index, strict=True))] = value
+        return result
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row for each entry and head, of plain numbers: for a data frame or a CSV file."""
+        rows = []
+        for entry in self.entries:
+            fixed = {name: value for name, value in vars(entry).items() if name != "values"}
+            columns = self._summary(entry)
+            for i, head in enumerate(self.heads):
+                numbers = {name: float(value[i]) for name, value in columns.items()}
+                rows.append(fixed | {"head": head} | numbers)
+        return rows
+
+    # ---------------------------------------------------------------------------- what it comes to
+    def text_mass(
+        self,
+        steps: int | Iterable[int] | None = None,
+        blocks: int | Iterable[int] | None = None,
+        encoder: str | None = None,
+    ) -> Tensor:
+        """The share of image tokens' attention that goes to text: `[steps, blocks]`, 0 to 1.
+
+        Mean over image tokens, pictures and heads; `encoder` "clip" or "t5" takes its part alone.
+        """
+        if encoder not in (None, "clip", "t5"):
+            raise ValueError(f"encoder is {encoder!r}, but has to be None, 'clip' or 't5'.")
+        name = "text_mass" if encoder is None else f"{encoder}_mass"
+        return self._mean(name, "attn", steps, blocks)
+
+    def special_share(
+        self,
+        steps: int | Iterable[int] | None = None,
+        blocks: int | Iterable[int] | None = None,
+    ) -> Tensor:
+        """The share of image tokens' attention that special tokens take: `[steps, blocks]`.
+
+        A part of `text_mass`: BOS, EOS and padding of both encoders.
+        """
+        return self._mean("special_share", "attn", steps, blocks)
+
+    def same_region_advantage(
+        self,
+        kind: str = "attn",
+        steps: int | Iterable[int] | None = None,
+        blocks: int | Iterable[int] | None = None,
+    ) -> dict[str, Tensor]:
+        """How much higher pairs of one region score than other pairs, in units of the spread.
+
+        (mean score of a query's same-region keys - that of other regions' keys) / mean (max - min)
+        of a query's scores, for each quadrant `[steps, blocks]`, mean over pictures and heads. 0:
+        the scores do not know the regions. The finding behind DenseDiffusion (Kim et al. 2023) is
+        that it is positive. Give a layout of where the objects are in this picture, not of where
+        they should be; in image_image, near tokens score higher whatever they show, so compare with
+        masks that were shifted. "attn2" has the quadrant image_image only.
+        """
+        names = ["image_image"] if kind == "attn2" else [*QUADRANTS[0], *QUADRANTS[1]]
+        return {name: self._mean(f"advantage_{name}", kind, steps, blocks) for name in names}
+
+    def phrase_map(
+        self,
+        phrase: str | int,
+        step: int | Iterable[int] | None = None,
+        block: int | Iterable[int] | None = None,
+        direction: str = "image_text",
+        picture: int | None = None,
+    ) -> Tensor:
+        """Where a phrase is: `[rows, columns]` over image tokens, mean over all that is not named.
+
+        `phrase` is one of the layout's, or its number; direction "image_text" (how much each image
+        token looks at the phrase) or "text_image" (how the phrase spreads its look at the image).
+        """
+        if direction not in MAPS:
+            raise ValueError(f"direction is {direction!r}, but has to be one of {MAPS}.")
+        if not any(direction in entry.values for entry in self.entries):
+            raise ValueError("no maps were recorded: use maps=True, and kinds with 'attn'.")
+        maps = self.tensor(direction, "attn", step, block)
+        numbers = [self._phrase_number(phrase, layout) for layout in self._picture_layouts()]
+        if picture is not None and picture not in range(len(numbers)):
+            raise ValueError(f"picture is {picture!r}, but 0 to {len(numbers) - 1} were recorded.")
+        chosen = [
+            maps[:, :, i, :, number]
+            for i, number in enumerate(numbers)
+            if number is not None and picture in (None, i)
+        ]
+        if not chosen:
+            known = list(dict.fromkeys(p for layout in self.layouts for p in layout.phrases))
+            raise ValueError(f"phrase {phrase!r} is none of the recorded {known}.")
+        return torch.stack(chosen).flatten(0, 3).nanmean(dim=0)
+
+    # -------------------------------------------------------------------------- to and from disk
+    def save(self, path: str | Path) -> None:
+        """Write the record as one safetensors file, all but the tensors as JSON in its header."""
+        names = dict.fromkeys(name for entry in self.entries for name in entry.values)
+        tensors = {
+            name: torch.stack([e.values[name] for e in self.entries if name in e.values])
+            for name in names
+        }
+        for name, tensor in (("sizes", self.sizes), ("scores", self.scores)):
+            if tensor is not None:
+                tensors[name] = tensor.contiguous()
+        entries = [
+            {key: value for key, value in vars(entry).items() if key != "values"}
+            | {"values": list(entry.values)}
+            for entry in self.entries
+        ]
+        about = {
+            "layouts": [layout.to_dict() for layout in self.layouts],
+            "groups": self.groups,
+            "heads": self.heads,
+            "entries": entries,
+        }
+        save_file(tensors, path, metadata={"format": FORMAT, "record": json.dumps(about)})
+
+    @staticmethod
+    def load(path: str | Path) -> Record:
+        """Read what `save` wrote; ValueError for a missing file or one that is something else."""
+        if not Path(path).is_file():
+            raise ValueError(f"{path} is not a file: check the name of the record.")
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is no safetensors file ({error}).") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path} is not a {FORMAT!r}: give a file that Record.save wrote.")
+        about = json.loads(metadata["record"])
+        sizes, scores = tensors.pop("sizes", None), tensors.pop("scores", None)
+        stacks = {name: iter(tensor) for name, tensor in tensors.items()}
+        return Record(
+            layouts=tuple(map(Layout.from_dict, about["layouts"])),
+            groups=tuple(map(tuple, about["groups"])),
+            heads=tuple(about["heads"]),
+            sizes=sizes,
+            entries=[
+                Entry(**entry | {"values": {name: next(stacks[name]) for name in entry["values"]}})
+                for entry in about["entries"]
+            ],
+            scores=scores,
+        )
+
+    def __repr__(self) -> str:
+        steps = {entry.step for entry in self.entries}
+        pictures = {(e.run, e.picture, e.conditional) for e in self.entries}
+        heads = "heads averaged" if self.heads == ("mean",) else f"{len(self.heads)} heads"
+        return (
+            f"<record of {len(steps)} steps x {len(self.layers)} layers x {len(pictures)} rows, "
+            f"{heads}, {self.nbytes / 1e6:.1f} MB>"
+        )
+
+    # ------------------------------------------------------------------------------------ its parts
+    def _summary(self, entry: Entry) -> dict[str, Tensor]:
+        """The scalars of an entry, each `[K]`; those of queries are means over image tokens."""
+        groups = self.groups[entry.layout]
+        weight = self.sizes[entry.layout].clone()
+        weight[[name in TEXT_GROUPS or name.startswith("text: ") for name in groups]] = 0
+        queries = weight > 0
+        weight = weight[queries] / weight.sum()
+        mass, parts, entropy = (entry.values[name] for name in ("mass", "parts", "entropy"))
+        parts = weight @ parts[:, queries]  # [K, 3]
+        summary = {"entropy": entropy[:, queries] @ weight}
+        if entry.kind == "attn":
+            special = groups.index("special tokens")
+            summary |= {
+                "text_mass": parts[:, 1:].sum(dim=-1),
+                "clip_mass": parts[:, 1],
+                "t5_mass": parts[:, 2],
+                "special_share": mass[:, queries, special] @ weight,
+            }
+        same, other, spread = (entry.values[name] for name in ("same", "other", "spread"))
+        for i, names in enumerate(QUADRANTS):
+            for j, name in enumerate(names):
+                if entry.kind == "attn" or name == "image_image":
+                    summary[f"spread_{name}"] = spread[:, i, j]
+                    summary[f"advantage_{name}"] = (same - other)[:, i, j] / spread[:, i, j]
+        return summary
+
+    def _mean(self, name: str, kind: str, steps: Any, blocks: Any) -> Tensor:
+        """One column of the summary, `[steps, blocks]`."""
+        axes = self.axes(kind, steps, blocks)
+        cells: dict[tuple[int, int], list[Tensor]] = {}
+        for entry in self.entries:
+            if entry.kind == kind and entry.conditional and not entry.skip:
+                at = (entry.step, entry.block)
+                cells.setdefault(at, []).append(self._summary(entry)[name])
+        missing = [torch.tensor([torch.nan])]
+        return torch.stack(
+            [
+                torch.stack([torch.cat(cells.get((s, b), missing)).nanmean() for b in axes.blocks])
+                for s in axes.steps
+            ]
+        )
+
+    def _picture_layouts(self) -> list[Layout]:
+        """The layout of each picture of `axes`."""
+        owner = {(e.run, e.picture): e.layout for e in self.entries if e.conditional and not e.skip}
+        return [self.layouts[owner[picture]] for picture in sorted(owner)]
+
+    def _phrase_number(self, phrase: str | int, layout: Layout) -> int | None:
+        """The phrase's place on the axis P: the background's is the last, in every layout."""
+        if isinstance(phrase, int):
+            number = phrase if phrase in range(len(layout.phrases)) else None
+        else:
+            places = [i for i, each in enumerate(layout.phrases) if each == phrase]
+            if len(places) > 1:
+                raise ValueError(f"several regions are {phrase!r}: give a number of {places}.")
+            number = places[0] if places else None
+        return -1 if number == len(layout.regions) else number
+
+
+class Columns(NamedTuple):
+    """Which groups a record has, the same for all its layouts.
+
+    regions: the most regions of a layout. background: whether one has a background phrase.
+    negative: whether rows of the negative prompt are recorded, whose text is a group of its own.
+    """
+
+    regions: int
+    background: bool
+    negative: bool
+
+
+TEXT_GROUPS = ("other words", "special tokens", "negative prompt")
+
+
+def group_names(layout: Layout, columns: Columns) -> tuple[str, ...]:
+    """The names of a layout's groups, in order; "-" for those that only other layouts have."""
+    phrases = [region.phrase for region in layout.regions]
+    missing = ["-"] * (columns.regions - len(phrases))
+    return (
+        *(f"pixels: {phrase}" for phrase in phrases),
+        *missing,
+        "pixels: background",
+        *(f"text: {phrase}" for phrase in phrases),
+        *missing,
+        *(
+            [f"text: {layout.background}" if layout.background else "-"]
+            if columns.background
+            else []
+        ),
+        *TEXT_GROUPS[: 3 if columns.negative else 2],
+    )
+
+
+def _chosen(name: str, asked: int | Iterable[int] | None, known: Iterable[int]) -> tuple[int, ...]:
+    known = sorted(known)
+    if asked is None:
+        return tuple(known)
+    chosen = (asked,) if isinstance(asked, int) else tuple(asked)
+    if not chosen or not set(chosen) <= set(known):
+        raise ValueError(f"{name} is {asked!r}, but recorded were {known}: choose among them.")
+    return chosen

@@ -1,0 +1,417 @@
+"""See joint attention while it runs: `record_attention` pools every layer's weights and scores.
+
+It wraps whatever processors the transformer has, looks at the same queries and keys, and lets the
+processor do its work: pictures stay what they were, bit by bit. Taught in notebook 02.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from diffusers.models.attention_processor import JointAttnProcessor2_0
+from torch import Tensor
+
+from densenb.layout.layout import Layout
+from densenb.layout.validation import is_whole
+from densenb.models.tiers import tier
+from densenb.recording.pooling import Places, phrase_maps, pool, scores_of, token_places
+from densenb.recording.record import MAPS, Columns, Entry, Record, group_names
+from densenb.sd3.forward_pass import Owners, Reading, check_owners, read_pass, row_owners
+from densenb.sd3.processors import PROCESSOR_NAME, DenseJointAttnProcessor, block_number, project
+
+KINDS = ("attn", "attn2")
+
+
+class RecordingProcessor:
+    """One attention layer's processor: looks, and leaves the work to the processor it wraps."""
+
+    def __init__(self, name: str, inner: Any, recorder: Recorder) -> None:
+        self.name = name
+        self.inner = inner
+        self.recorder = recorder
+        self.block = block_number(name)
+        self.kind = PROCESSOR_NAME.fullmatch(name)[2]
+        self.expected = 0  # passes that were to be recorded here
+        self.recorded = 0
+
+    # diffusers passes on only those arguments that are named here, so the signature is the stock's.
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        if self.recorder.now is not None:
+            self.recorded += 1
+            self.recorder.look(self, attn, hidden_states, encoder_hidden_states)
+        return self.inner(
+            attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs
+        )
+
+    def weights(self, scores: Tensor, row: int, heads: Sequence[int]) -> Tensor:
+        """The probabilities that this layer uses now for some heads of a batch row.
+
+        Both are `[1, h, N, N]`.
+        """
+        if isinstance(self.inner, DenseJointAttnProcessor):
+            return self.inner.weights(scores, row, heads, joint=self.kind == "attn")
+        return scores.softmax(dim=-1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One batch row that is recorded: an entry without layer and values, and where it stands."""
+
+    index: int
+    entry: Entry
+    places: Places
+
+
+class Now(NamedTuple):
+    """The current pass, if it is recorded."""
+
+    reading: Reading
+    rows: tuple[Row, ...]
+
+
+class Recorder(Record):
+    """The record while it is being made: what `record_attention` yields."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        layouts: Sequence[Layout],
+        steps: Iterable[int] | None,
+        blocks: Iterable[int] | None,
+        heads: str | Iterable[int],
+        kinds: Iterable[str],
+        rows: str,
+        maps: bool,
+        scores: Sequence | None,
+    ) -> None:
+        count = pipe.transformer.config.num_attention_heads
+        self._inner = recordable_processors(pipe.transformer)
+        every = {block_number(name) for name in self._inner}
+        self._steps = None if steps is None else whole_numbers("steps", steps)
+        blocks = every if blocks is None else whole_numbers("blocks", blocks, max(every))
+        if isinstance(heads, str) and heads in ("mean", "each"):
+            self._kept_heads = list(range(count))
+        else:
+            self._kept_heads = whole_numbers("heads", heads, count - 1, "'mean' or 'each'")
+        self._averaged = isinstance(heads, str) and heads == "mean"
+        several = isinstance(kinds, Iterable) and not isinstance(kinds, str)
+        self._kinds = tuple(kinds) if several else (kinds,)
+        if not self._kinds or not all(kind in KINDS for kind in self._kinds):
+            raise ValueError(f"kinds is {kinds!r}, but has to name some of {KINDS}.")
+        if rows not in ("conditional", "both"):
+            raise ValueError(f"rows is {rows!r}, but has to be 'conditional' or 'both'.")
+        self._maps = bool(maps)
+        self.pipe = pipe
+        self.now: Now | None = None
+        self._ours = {
+            name: RecordingProcessor(name, processor, self)
+            for name, processor in self._inner.items()
+            if block_number(name) in blocks and PROCESSOR_NAME.fullmatch(name)[2] in self._kinds
+        }
+        if not self._ours:
+            raise ValueError(
+                f"kinds {self._kinds} in blocks {sorted(blocks)} are no layers of this transformer."
+            )
+        self._scores_at = self._check_scores(scores)
+        self._owners: Owners | None = None
+        self._places: dict[tuple, Places] = {}
+        self._size: tuple | None = None
+        self._runs: Counter[tuple[int, bool]] = Counter()  # passes of each step
+
+        self._columns = Columns(
+            regions=max(len(layout.regions) for layout in layouts),
+            background=any(layout.background is not None for layout in layouts),
+            negative=rows == "both",
+        )
+        super().__init__(
+            layouts=tuple(layouts),
+            groups=tuple(group_names(layout, self._columns) for layout in layouts),
+            heads=("mean",) if self._averaged else tuple(self._kept_heads),
+        )
+
+    def _check_scores(self, scores: Sequence | None) -> tuple[int, str, int] | None:
+        """(block, kind, step) of the raw scores that are kept."""
+        if scores is None:
+            return None
+        given = tuple(scores) if isinstance(scores, (tuple, list)) else ()
+        block, step, kind = (*given, "attn")[:3] if len(given) in (2, 3) else (None, None, None)
+        layers = {(ours.block, ours.kind) for ours in self._ours.values()}
+        sampled = type(step) is int and step >= 0 and (self._steps is None or step in self._steps)
+        if (block, kind) not in layers or not sampled:
+            raise ValueError(
+                f"scores is {scores!r}, but has to be (block, step) or (block, step, kind), among "
+                "the blocks, steps and kinds that are recorded."
+            )
+        return block, kind, step
+
+    @contextmanager
+    def rows(self, owners: Sequence[int | None]) -> Iterator[None]:
+        """For calls of `pipe.transformer` outside `pipe(...)`: which layout each batch row follows.
+
+        As `dense.rows`, which it does not replace. ValueError for an unknown layout.
+        """
+        check_owners(tuple(owners), len(self.layouts))
+        before, self._owners = self._owners, tuple(owners)
+        try:
+            yield
+        finally:
+            self._owners = before
+
+    def estimate(
+        self,
+        steps: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        t5_length: int | None = None,
+        pictures: int | None = None,
+    ) -> int:
+        """The `nbytes` of a run before it runs; what is not given is the tier's, one per layout.
+
+        Passes of skip-layer guidance come on top. On the way it takes up to seven arrays of N x N
+        in float32 for some heads of one row: all heads as long as an array stays under 64 MB, else
+        one head, which is 78 MB each for 1024 x 1024 pixels, half a gigabyte together.
+        """
+        this, transformer = tier(self.pipe), self.pipe.transformer
+        scale = self.pipe.vae_scale_factor * transformer.config.patch_size
+        image = (height or this.height) // scale * ((width or this.width) // scale)
+        text = self.pipe.tokenizer_max_length + (t5_length or this.t5_length)
+        count = steps or this.steps
+        pictures = pictures or len(self.layouts)
+        recorded = count if self._steps is None else sum(step < count for step in self._steps)
+        groups, heads = len(self.groups[0]), len(self.heads)
+        phrases = self._columns.regions + self._columns.background
+        layer = 4 * heads * (2 * groups**2 + 4 * groups + 12)
+        joint = sum(ours.kind == "attn" for ours in self._ours.values())
+        layers = len(self._ours) * layer * (2 if self._columns.negative else 1)
+        maps = joint * heads * phrases * image * 2 * 2 if self._maps else 0
+        scores = 0
+        if self._scores_at is not None and self._scores_at[2] < count:
+            tokens = image + (text if self._scores_at[1] == "attn" else 0)
+            scores = 4 * transformer.config.num_attention_heads * tokens**2
+        return recorded * pictures * (layers + maps) + scores
+
+    # ----------------------------------------------------------------- in and out of the model
+    def install(self) -> None:
+        transformer = self.pipe.transformer
+        self._hook = transformer.register_forward_pre_hook(self._before_pass, with_kwargs=True)
+        # A full copy, because set_attn_processor empties the dict that it is given.
+        transformer.set_attn_processor({**self._inner, **self._ours})
+
+    def remove(self) -> None:
+        self.pipe.transformer.set_attn_processor(dict(self._inner))
+        if hasattr(self, "_hook"):
+            self._hook.remove()
+        self.now = None
+        self._places.clear()
+
+    def verify(self) -> None:
+        """A record that lacks what was asked for: say it, or stop."""
+        missed = [ours.name for ours in self._ours.values() if ours.expected and not ours.recorded]
+        if missed:
+            raise RuntimeError(
+                f"{', '.join(missed)} ran unseen. Were processors exchanged, or projections fused, "
+                "inside record_attention? Do that after it."
+            )
+        if not self.entries:
+            warnings.warn(
+                "nothing was recorded: no step of `steps` was sampled inside record_attention.",
+                stacklevel=4,
+            )
+        elif self._scores_at is not None and self.scores is None:
+            warnings.warn(
+                f"no scores were kept: step {self._scores_at[2]} was not sampled.", stacklevel=4
+            )
+
+    # -------------------------------------------------------------------------------- every pass
+    def _before_pass(self, transformer: Any, args: tuple, kwargs: dict) -> None:
+        reading = read_pass(self.pipe, args, kwargs)
+        self.now = None
+        if self._steps is not None and reading.step.index not in self._steps:
+            return
+        owners = row_owners(self.pipe, reading, len(self.layouts), self._owners, "record")
+        if all(owner is None for owner in owners) and not self._columns.negative:
+            return
+        size = (reading.grid, reading.text)
+        if self._size not in (None, size):
+            raise ValueError(
+                f"the record has image grid and text length {self._size}, but the next picture "
+                f"{size}: use one record_attention for each size."
+            )
+        self._size = size
+        self.now = Now(reading, tuple(self._rows_of(reading, owners)))
+        for ours in self._ours.values():
+            ours.expected += ours.block not in (reading.skipped or ())
+
+    def _rows_of(self, reading: Reading, owners: Owners) -> Iterator[Row]:
+        """The rows of a pass that are recorded; those of the negative prompt only when asked."""
+        step, skip = reading.step, reading.skipped is not None
+        run = self._runs[step.index, skip]
+        self._runs[step.index, skip] += 1
+        positive = [owner for owner in owners if owner is not None] or [0]
+        seen = Counter()
+        for index, owner in enumerate(owners):
+            conditional = owner is not None
+            picture = seen[conditional]
+            seen[conditional] += 1
+            if conditional or self._columns.negative:
+                # A negative row is that of the picture with the same number.
+                layout = owner if conditional else positive[picture % len(positive)]
+                places = self._places_of(layout, conditional, reading)
+                entry = Entry(
+                    run=run, step=step.index, sigma=step.sigma, block=0, kind="", picture=picture,
+                    layout=layout, conditional=conditional, skip=skip, values={},
+                )  # fmt: skip
+                yield Row(index, entry, places)
+
+    @torch.no_grad()
+    def look(self, layer: RecordingProcessor, attn: Any, image: Tensor, text: Tensor | None):
+        """Pool one layer of the current pass, row by row and some heads at a time."""
+        rows = self.now.rows
+        index = torch.tensor([row.index for row in rows], device=image.device)
+        query, key, _ = project(attn, image[index], text[index] if text is not None else None)
+        with torch.autocast(image.device.type, enabled=False):
+            for i, row in enumerate(rows):
+                self._look_at(row, layer, query[i], key[i])
+
+    def _look_at(self, row: Row, layer: RecordingProcessor, query: Tensor, key: Tensor) -> None:
+        """Make the entry of one row's queries and keys, `[H, N, D]`."""
+        joint = layer.kind == "attn"
+        places = row.places if joint else row.places.image_only()
+        pooled = []
+        for heads, scores in scores_of(query, key, self._kept_heads):
+            weights = layer.weights(scores[None], row.index, heads)[0]
+            found = pool(scores, weights, places)
+            if self._maps and joint and row.entry.conditional:
+                found |= phrase_maps(weights, places, self.now.reading.grid)
+            pooled.append(found)
+        values = self._kept(pooled)
+        self.entries.append(replace(row.entry, block=layer.block, kind=layer.kind, values=values))
+        here = (layer.block, layer.kind, row.entry.step) == self._scores_at
+        if here and self.scores is None and row.entry.conditional and not row.entry.skip:
+            every = scores_of(query, key, range(len(query)))
+            self.scores = torch.cat([scores.cpu() for _, scores in every])
+
+    def _kept(self, pooled: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What is kept of some heads' values at a time: their mean, or all of them."""
+        kept = {}
+        for name in pooled[0]:
+            value = torch.cat([part[name] for part in pooled])
+            if self._averaged:
+                value = value.mean(dim=0, keepdim=True)
+            dtype = torch.float16 if name in MAPS else torch.float32
+            kept[name] = value.to("cpu", dtype).contiguous()
+        return kept
+
+    def _places_of(self, layout: int, conditional: bool, reading: Reading) -> Places:
+        key = (layout, conditional, str(reading.device))
+        if key not in self._places:
+            places = token_places(
+                self.pipe, self.layouts[layout], self._columns, reading.grid, reading.text,
+                conditional,
+            )  # fmt: skip
+            if conditional:
+                if self.sizes is None:
+                    self.sizes = torch.zeros(len(self.layouts), places.share.shape[1])
+                self.sizes[layout] = places.share.sum(dim=0)
+            self._places[key] = places.to(reading.device)
+        return self._places[key]
+
+
+@contextmanager
+def record_attention(
+    pipe: Any,
+    layout: Layout | Sequence[Layout],
+    *,
+    steps: Iterable[int] | None = None,
+    blocks: Iterable[int] | None = None,
+    heads: str | Iterable[int] = "mean",
+    kinds: Iterable[str] = KINDS,
+    rows: str = "conditional",
+    maps: bool = True,
+    scores: Sequence | None = None,
+) -> Iterator[Recorder]:
+    """Record the attention of `pipe` inside the `with` block, pooled by a layout's regions.
+
+        with record_attention(pipe, layout) as record:
+            images = pipe(layout.text, generator=generators(1)).images
+        record.text_mass()  # [steps, blocks]
+
+    Pictures are bit-identical to those without it. Open it inside `dense_attention` to see the
+    weights that the layout makes. `layout` is one, or one for each prompt.
+
+    steps, blocks: numbers from 0 to record; None = all.
+    heads: "mean" over all, "each" head for itself, or a list of head numbers, each for itself.
+    kinds: "attn" (joint attention), "attn2" (image only, where the model has it).
+    rows: "conditional", or "both" to record the rows of the negative prompt as well.
+    maps: keep phrase maps.
+    scores: (block, step) or (block, step, kind) whose raw scores `[H, N, N]` are kept, of the first
+        conditional row. That may be much: see `record.estimate`.
+
+    Kept for each (step, layer, row): the few numbers that `Record` lists, and two maps for each
+    phrase; never an N x N array. `record.estimate(...)` says beforehand what `record.nbytes` will
+    be. On leaving, also by an error, the transformer is as it was before.
+
+    Raises ValueError for settings that do not fit the model, and for fused or foreign attention
+    processors; RuntimeError when nested in itself. Taught in notebook 02.
+    """
+    layouts = [layout] if isinstance(layout, Layout) else list(layout)
+    if not layouts or not all(isinstance(each, Layout) for each in layouts):
+        raise ValueError(f"layout is {layout!r}, but has to be a Layout or a list of them.")
+    record = Recorder(pipe, layouts, steps, blocks, heads, kinds, rows, maps, scores)
+    try:
+        record.install()
+        yield record
+    finally:
+        record.remove()
+    record.verify()
+
+
+# ------------------------------------------------------------------------------------- small parts
+def recordable_processors(transformer: Any) -> dict[str, Any]:
+    """The transformer's processors by name; ValueError or RuntimeError unless all can be seen."""
+    processors = dict(transformer.attn_processors)
+    for name, processor in processors.items():
+        kind = type(processor)
+        if kind is RecordingProcessor:
+            raise RuntimeError(
+                "record_attention is already active on this transformer and cannot be nested: "
+                "leave the outer `with` block first. One record can hold all steps and layers."
+            )
+        if kind.__name__ == "FusedJointAttnProcessor2_0":
+            raise ValueError(
+                "this transformer's projections are fused, so there are no separate queries and "
+                "keys to see: call pipe.transformer.unfuse_qkv_projections() first."
+            )
+        known = kind in (JointAttnProcessor2_0, DenseJointAttnProcessor)
+        if not known or not PROCESSOR_NAME.fullmatch(name):
+            raise ValueError(
+                f"{name} is a {kind.__name__}: record_attention sees stock SD 3.5 transformers "
+                "only, whose processors are JointAttnProcessor2_0, with or without "
+                "dense_attention. Unload adapters that replace them."
+            )
+    return processors
+
+
+def whole_numbers(name: str, values: Any, last: int | None = None, also: str = "None") -> list[int]:
+    """`values` sorted, each once; ValueError unless they are numbers from 0 (to `last`)."""
+    numbers = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else []
+    if not numbers or not all(
+        is_whole(number) and 0 <= number <= (number if last is None else last) for number in numbers
+    ):
+        limit = "from 0" if last is None else f"from 0 to {last}"
+        raise ValueError(f"{name} is {values!r}, but has to list numbers {limit}, or be {also}.")
+    return sorted(set(map(int, numbers)))
