@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from densenb.layout.layout import Layout
@@ -150,8 +150,7 @@ def live_picture(
     pictures.label(panels[title], ((x + 0.5) * zoom, (y + 0.5) * zoom), "x", size=16)
     top = pictures.side_by_side(panels, PANEL)
     bottom = _bars(strength_left(config, steps), top.width)
-    canvas = Image.new("RGB", (top.width, top.height + bottom.height), "white")
-    canvas.paste(top, (0, 0))
+    canvas = ImageOps.expand(top, (0, 0, 0, bottom.height))
     canvas.paste(bottom, (0, top.height))
     return canvas
 

@@ -279,8 +279,8 @@ def told(message: ipywidgets.HTML) -> Iterator[None]:
         except Exception as error:
             notes.append(f"{type(error).__name__}: {error}")
     # Deprecations are for programmers, and old widgets on new kernels raise many.
-    heard = [each for each in caught if not issubclass(each.category, FOR_PROGRAMMERS)]
-    notes += dict.fromkeys(str(warning.message) for warning in heard)
+    shown = [each for each in caught if not issubclass(each.category, FOR_PROGRAMMERS)]
+    notes += dict.fromkeys(str(warning.message) for warning in shown)
     message.value = "<br>".join(f"<b>!</b> {html.escape(note)}" for note in notes)
 
 
