@@ -1,5 +1,4 @@
-"""DenseDiffusion for Stable Diffusion 3.5: paint regions, bind a phrase to each; the frozen model
-follows.
+"""DenseDiffusion for Stable Diffusion 3.5: paint regions, and a frozen model follows.
 
     import densenb as dnb
 
@@ -10,18 +9,23 @@ follows.
     ])
     images = dnb.generate(pipe, layout, seeds=range(4), config=dnb.DenseConfig.recommended(pipe))
 
-Names are imported when they are first used, because torch, diffusers and transformers take seconds.
+Names are imported when they are first used: torch, diffusers and transformers take seconds.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# OpenMP reads this once, when torch is loaded. Threads that spin while they wait take the cores from
-# each other wherever other processes are busy (`tests/benchmarks/busy.py` shows both figures).
+# OpenMP reads this once, when torch is loaded. Threads that spin while they wait are slow beside
+# other busy processes (`tests/benchmarks/busy.py` shows both figures).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Both warn at import about faster code of other packages that densenb never uses.
+for _name in ("bitsandbytes.backends.cpu.ops", "transformers.utils.import_utils"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 if TYPE_CHECKING:
     from densenb.layout.label_maps import regions_from_label_map

@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from densenb.models import download
+from densenb.models.architecture import PARTS, REPOSITORIES
 from densenb.models.download import (
     WITHOUT_T5,
     NoAccess,
@@ -19,7 +20,6 @@ from densenb.models.download import (
     is_cached,
     needed_files,
 )
-from densenb.models.architecture import PARTS, REPOSITORIES
 
 # As the released repositories are laid out.
 LISTING = {

@@ -7,7 +7,7 @@ import re
 import nbformat
 import pytest
 
-from densenb.lessons import attention_checks, checking
+from densenb.lessons import attention_checks, checking, checks
 from tools.notebooks import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "02_see_joint_attention.ipynb"

@@ -175,7 +175,7 @@ def test_tau_needs_two_lists_of_the_same_methods(first, second):
 
 # ------------------------------------------------------------------------------ committed tables
 def test_a_committed_table_is_read_by_name():
-    assert {"stock", "tuned"} <= {row["method"] for row in measured.table("measure")}
+    assert {"stock", "recommended"} <= {row["method"] for row in measured.table("measure")}
 
 
 def test_an_unknown_table_is_told_with_those_there_are():
@@ -202,7 +202,7 @@ def test_the_page_shows_the_table_as_it_is():
         rows = sorted(rows, key=lambda row: row[row["headline"]])
         about = SUITES[name].about
         section = f"## {name}\n\n{about[0].upper()}{about[1:]}.\n\n"
-        assert section + markdown(rows, against="tuned") + "\n" in page, name
+        assert section + markdown(rows, against="recommended") + "\n" in page, name
 
 
 def test_installed_the_tables_are_inside_the_package(tmp_path, monkeypatch):

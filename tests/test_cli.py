@@ -88,26 +88,26 @@ def test_generate_writes_each_seed_with_and_without_regions(model, layout_file, 
 def test_generate_takes_the_setting_that_was_measured_for_the_model(
     layout_file, tmp_path, monkeypatch, capsys
 ):
+    from densenb import sampling
     from densenb.models import tiers
 
     drawn = []
     monkeypatch.setattr(
-        pipelines,
+        sampling,
         "generate",
         lambda pipe, layout, seeds, rule, *_, **__: (
             drawn.append(rule) or [Image.new("L", (64, 64))]
         ),
     )
     assert main.main(["generate", "--layout", layout_file, "--out", str(tmp_path / "out")]) == 0
-    assert drawn == [DenseConfig(**tiers.TINY.tuned)]
-    assert "(tuned)" in capsys.readouterr().out
+    assert drawn == [DenseConfig(**tiers.TINY.recommended)]
+    assert "(recommended)" in capsys.readouterr().out
 
 
 def test_an_interrupted_generate_keeps_what_is_finished(
     model, layout_file, tmp_path, monkeypatch, capsys
 ):
     from densenb import sampling
-    from densenb.models import load
 
     def generate(pipe, layout, seeds, *rest, **options):
         if seeds == [3]:
@@ -115,7 +115,7 @@ def test_an_interrupted_generate_keeps_what_is_finished(
         return drawing(pipe, layout, seeds, *rest, **options)
 
     drawing = sampling.generate
-    monkeypatch.setattr(load, "generate", generate)
+    monkeypatch.setattr(sampling, "generate", generate)
     out = tmp_path / "out"
     arguments = ["--layout", layout_file, "--out", str(out), "--seeds", "5,3,7", "--steps", "2"]
     assert main.main(["generate", *arguments, "--model", model]) == 130
@@ -132,15 +132,16 @@ def test_what_sampling_would_refuse_ends_in_one_line_without_a_bar(model, tmp_pa
 
 
 def test_generate_gives_a_method_the_layout_it_is_about(layout_file, tmp_path, monkeypatch):
+    from densenb import sampling
 
     drawn = []
     monkeypatch.setattr(
-        pipelines,
+        sampling,
         "generate",
         lambda pipe, layout, *_, **__: drawn.append(layout) or [Image.new("L", (64, 64))],
     )
     arguments = ["generate", "--layout", layout_file, "--out", str(tmp_path / "out")]
-    assert main.main([*arguments, "--method", "tuned-negatives"]) == 0
+    assert main.main([*arguments, "--method", "recommended-negatives"]) == 0
     assert drawn == [against_neighbours(LAYOUT)] and drawn != [LAYOUT]
 
 
@@ -378,16 +379,15 @@ def test_real_overflow_says_which_option_helps(model, layout_file, tmp_path, mon
 
 
 def test_precision_and_t5_reach_the_model(model, layout_file, tmp_path, monkeypatch, random_oracle):
-    from densenb.cli import evaluate
     from densenb.models import load
 
     def watched(*arguments, **options):
-        loaded.append(load(*arguments, **options))
+        loaded.append(loading(*arguments, **options))
         return loaded[-1]
 
-    loaded, load = [], load.load
-    for module in (pipelines, evaluate_command):
-        monkeypatch.setattr(module, "load", watched)
+    loaded, loading = [], load.load
+    monkeypatch.setattr(load, "load", watched)
+    monkeypatch.setattr("densenb.cli.evaluate.load", watched)
     log = tmp_path / "log.jsonl"
     evaluate = ["evaluate", "--scenes", "1", "--methods", "stock", "--device", "cpu"]
     evaluate += ["--log", str(log)]

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from densenb.cli import doctor, main
+from densenb.models.architecture import sizes
 from densenb.models.download import NoAccess, Unreachable, steps_to_access
 from densenb.models.memory_plan import T4, Machine, choose
-from densenb.models.architecture import sizes
 
 LAPTOP = Machine("a laptop", "cpu", host=8.0, disk=100.0)
 

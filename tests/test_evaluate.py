@@ -275,7 +275,7 @@ def test_states_are_told_apart_the_same_in_every_precision():
 
 
 def test_every_method_of_the_registry_makes_a_rule(random_pipe, monkeypatch):
-    measured = dataclasses.replace(tiers.tier(random_pipe), tuned=tiers.TINY.tuned)
+    measured = dataclasses.replace(tiers.tier(random_pipe), recommended=tiers.TINY.recommended)
     monkeypatch.setitem(tiers._tiers, random_pipe, measured)
     made = {name: method(random_pipe) for name, method in runner.METHODS.items()}
     assert made["stock"] is None and made["transferred"] == DenseConfig()
@@ -293,7 +293,7 @@ def test_every_method_of_the_registry_makes_a_rule(random_pipe, monkeypatch):
         ([], {}, "methods is 0"),
         (["stock"], {"batch_size": -1}, "batch_size is -1"),
         (["stock"], {"steps": 0}, "steps is 0"),
-        (["stock", "tuned"], {}, "no setting has been measured"),
+        (["stock", "recommended"], {}, "no setting has been measured"),
         (["stock"], {"seeds": ()}, "seeds is 0"),
     ],
 )

@@ -12,9 +12,9 @@ from PIL import Image
 
 import densenb as dnb
 from densenb.models import tiers
+from densenb.models.lock import alone
 from densenb.recording.compare import by_word, record_both
 from densenb.widgets.explorer import SideBySide, quadrant_picture
-from densenb.widgets.worker import alone
 
 LAYOUT = dnb.Layout(
     "a blue cat and an orange umbrella in a rose garden",

@@ -13,10 +13,11 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from densenb.layout.layout import Layout, Region
 from densenb.layout.masks import box
-from densenb.models import load, load_planned, text_encoders, tiers
+from densenb.models import load as load_module
+from densenb.models import load_planned, text_encoders, tiers
+from densenb.models.architecture import ENCODERS, T5, saved_sizes
 from densenb.models.load import load, plan_for
 from densenb.models.memory_plan import T4, choose, here
-from densenb.models.architecture import ENCODERS, T5, saved_sizes
 from densenb.models.text_encoders import FrugalPipeline
 from densenb.models.tiers import tier
 from densenb.modulation.dense_config import DenseConfig
@@ -236,7 +237,9 @@ def test_keeping_encoders_loads_them_once(folder, loads):
 
 
 def test_a_planned_pipeline_is_ready(pipe, folder):
-    assert isinstance(pipe, FrugalPipeline) and isinstance(pipe, load.StableDiffusion3Pipeline)
+    assert isinstance(pipe, FrugalPipeline) and isinstance(
+        pipe, load_module.StableDiffusion3Pipeline
+    )
     assert not pipe.transformer.training and not pipe.vae.training
     assert not any(weight.requires_grad for weight in pipe.transformer.parameters())
     assert (tier(pipe).label, tier(pipe).height) == ("my-model (float32)", 64)
@@ -286,10 +289,10 @@ def test_a_missing_component_is_named(folder, tmp_path):
 def test_large_folders_are_planned_and_small_ones_are_not(folder, monkeypatch, capsys):
     assert not isinstance(load(folder), FrugalPipeline)
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr(load, "PLANNED_GB", 0.0)
+    monkeypatch.setattr(load_module, "PLANNED_GB", 0.0)
     assert isinstance(load(folder), FrugalPipeline)
     assert "my-model on this machine's CPU" in capsys.readouterr().out
-    monkeypatch.setattr(load, "here", lambda *_, **__: replace(here("cpu"), host=0.1))
+    monkeypatch.setattr(load_module, "here", lambda *_, **__: replace(here("cpu"), host=0.1))
     with pytest.raises(ValueError, match="my-model does not fit.*host memory"):
         load(folder)
 
@@ -304,8 +307,8 @@ def downloaded(monkeypatch, folder):
         asked.append((name, list(parts)))
         return folder
 
-    monkeypatch.setattr(load, "fetch", fetch)
-    monkeypatch.setattr(load, "here", lambda *_, **__: replace(T4, device="cpu"))
+    monkeypatch.setattr(load_module, "fetch", fetch)
+    monkeypatch.setattr(load_module, "here", lambda *_, **__: replace(T4, device="cpu"))
     return asked
 
 
@@ -317,11 +320,11 @@ def test_load_medium_prints_its_plan_and_has_its_tier(downloaded, capsys):
     this = tier(pipe)
     assert (this.name, this.label) == ("medium", "SD 3.5 medium (float16, no T5)")
     assert (this.height, this.width, this.guidance, this.t5_length) == (512, 512, 5.0, 256)
-    assert pipe.transformer.dtype == torch.float16 and this.tuned is None
+    assert pipe.transformer.dtype == torch.float16 and this.recommended is None
 
 
 def test_what_does_not_fit_is_not_downloaded(downloaded, monkeypatch):
-    monkeypatch.setattr(load, "here", lambda *_, **__: replace(T4, gpu=2.0))
+    monkeypatch.setattr(load_module, "here", lambda *_, **__: replace(T4, gpu=2.0))
     with pytest.raises(ValueError, match="large does not fit Colab T4.*GPU memory"):
         load("large")
     assert not downloaded
@@ -333,12 +336,12 @@ def test_the_plan_of_a_name_or_a_folder(folder):
 
 
 def test_the_first_cell_of_a_notebook_goes_on(monkeypatch, folder, capsys):
-    monkeypatch.setattr(load, "MINIATURE", folder)
-    monkeypatch.setattr(load, "here", lambda *_, **__: replace(here("cpu"), host=1.0))
-    pipe = load.load_or_tiny("large")
+    monkeypatch.setattr(load_module, "MINIATURE", folder)
+    monkeypatch.setattr(load_module, "here", lambda *_, **__: replace(here("cpu"), host=1.0))
+    pipe = load_module.load_or_tiny("large")
     assert tier(pipe) == tiers.TINY
     printed = capsys.readouterr().out
     assert "goes on with the MINIATURE" in printed and "Colab's free T4" in printed
     assert max(map(len, printed.splitlines())) <= 100
-    load.load_or_tiny("tiny")
+    load_module.load_or_tiny("tiny")
     assert capsys.readouterr().out == ""

@@ -14,8 +14,8 @@ import torch
 from PIL import Image, PngImagePlugin
 
 import densenb as dnb
-from densenb.layout import layout, png
-from densenb.layout.png import KEY, Made, read_png, write_png
+from densenb.layout import png
+from densenb.layout.png import KEY, read_png, write_png
 from densenb.modulation.baselines import HardMask
 
 PAINTED = torch.zeros(32, 48)
@@ -68,9 +68,12 @@ def test_layout_and_picture_come_back_exactly(path):
 def test_the_picture_says_how_it_was_made(path):
     config = dnb.DenseConfig(window=0.5, special_tokens="background", blocks=[1, 2])
     LAYOUT.to_png(PICTURE, path, config=config, seed=7, steps=12, model="miniature")
-    assert read_png(path) == Made(LAYOUT, config, 7, 12, "miniature")
+    made = read_png(path)
+    assert dnb.Layout.from_dict(made["layout"]) == LAYOUT
+    assert dnb.DenseConfig.from_dict(json.loads(json.dumps(made["config"]))) == config
+    assert (made["seed"], made["steps"], made["model"]) == (7, 12, "miniature")
     LAYOUT.to_png(PICTURE, path)
-    assert read_png(path) == Made(LAYOUT)
+    assert read_png(path) == {"layout": LAYOUT.to_dict(), **dict.fromkeys(png.OPTIONAL)}
 
 
 def test_the_text_is_an_itxt_chunk_that_others_can_read(path):
@@ -111,16 +114,27 @@ def test_files_without_a_layout(path, tmp_path):
         (json.dumps(about(layout={"caption": "a cat", "regions": [3]})), "must be an object"),
         (json.dumps(about(seed="1")), "seed is '1'"),
         (json.dumps(about(steps=True)), "steps is True"),
-        (json.dumps(about(config={"window": 2})), "window"),
-        (json.dumps(about(config={"decay": 10**400})), "decay is"),
         (json.dumps(about(layout=region(box=[10**400, 0, 1, 1]))), "must be finite"),
         (json.dumps(about(layout=region(mask_png=CUT))), "whole PNG"),
-        (json.dumps(about(config={"windows": 1})), 'did you mean "window"'),
     ],
 )
 def test_other_text_is_refused(path, text, message):
     with pytest.raises(ValueError, match=message):
-        read_png(written(path, text))
+        dnb.Layout.from_png(written(path, text))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"window": 2}, "window"),
+        ({"decay": 10**400}, "decay is"),
+        ({"windows": 1}, 'did you mean "window"'),
+    ],
+)
+def test_other_settings_are_refused(path, setting, message):
+    made = read_png(written(path, json.dumps(about(config=setting))))
+    with pytest.raises(ValueError, match=message):
+        dnb.DenseConfig.from_dict(made["config"])
 
 
 def test_no_other_file_is_opened(path, tmp_path):
@@ -165,8 +179,7 @@ def test_a_large_picture_is_refused_without_its_pixels(path, monkeypatch):
     LAYOUT.to_png(PICTURE, path)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("pixels were read"))
     monkeypatch.setattr(png, "check_masks", lambda layout: None)
-    monkeypatch.setattr(layout.Layout, "from_dict", lambda data: LAYOUT)
-    assert read_png(path).layout is LAYOUT
+    assert read_png(path)["layout"] == LAYOUT.to_dict()
     monkeypatch.setattr(png, "LARGEST_PICTURE", 40 * 24 - 1)
     with pytest.raises(ValueError, match="40 x 24 pixels are more"):
         read_png(path)
@@ -180,16 +193,18 @@ def test_masks_that_unpack_to_too_much_are_refused_before_they_do(path, monkeypa
     region = {"phrase": "a cat", "mask_png": base64.b64encode(file.getvalue()).decode()}
     layout = {"caption": "a cat", "regions": [region]}
     written(path, json.dumps(about(layout=layout)))
-    monkeypatch.setattr(layout.Layout, "from_dict", lambda data: pytest.fail("unpacked"))
+    monkeypatch.setattr(dnb.Layout, "from_dict", lambda data: pytest.fail("unpacked"))
     with pytest.raises(ValueError, match="25000000 pixels together"):
         read_png(path)
 
 
 def test_what_cannot_be_read_is_not_written(path, monkeypatch):
     with pytest.raises(TypeError, match="PIL image"):
-        write_png(PAINTED, Made(LAYOUT), path)
-    for made in ({"config": HardMask()}, {"seed": -1}, {"steps": 2.5}):
-        with pytest.raises(ValueError, match="could not be read again: .*(quadrants|seed|steps)"):
+        write_png(PAINTED, {"layout": LAYOUT.to_dict()}, path)
+    with pytest.raises(ValueError, match="only a DenseConfig"):
+        LAYOUT.to_png(PICTURE, path, config=HardMask())
+    for made in ({"seed": -1}, {"steps": 2.5}):
+        with pytest.raises(ValueError, match="could not be read again: .*(seed|steps)"):
             LAYOUT.to_png(PICTURE, path, **made)
     monkeypatch.setattr(png, "LARGEST_MASKS", 32 * 48 - 1)
     with pytest.raises(ValueError, match="painted masks"):

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from densenb.models import memory_plan, architecture
-from densenb.models.memory_plan import T4, Machine, choose
+from densenb.models import architecture, memory_plan
 from densenb.models.architecture import ENCODERS, T5, Size
+from densenb.models.memory_plan import T4, Machine, choose
 
 H100 = Machine("big", "cuda", capability=(9, 0), gpu=75.0, host=200.0, disk=500.0)
 LAPTOP = Machine("laptop", "cpu", host=14.9, disk=100.0)
@@ -43,7 +43,7 @@ def test_four_bits_and_a_scale_for_every_64_weights():
 
 
 def test_a_size_is_what_the_module_takes(random_pipe):
-    for part in sizes.PARTS:
+    for part in architecture.PARTS:
         module = getattr(random_pipe, part)
         state = module.state_dict()
         size = architecture.measure(module)
@@ -55,7 +55,9 @@ def test_a_size_is_what_the_module_takes(random_pipe):
 
 def test_sizes_of_a_folder_are_read_without_its_weights(random_pipe, tmp_path):
     random_pipe.save_pretrained(tmp_path)
-    expected = {part: architecture.measure(getattr(random_pipe, part)) for part in sizes.PARTS}
+    expected = {
+        part: architecture.measure(getattr(random_pipe, part)) for part in architecture.PARTS
+    }
     for weights in tmp_path.rglob("*.safetensors"):
         weights.unlink()
     assert architecture.saved_sizes(tmp_path) == expected
@@ -199,7 +201,14 @@ def test_a_plan_that_fits_fits(name, gpu, host, capability):
 
 def test_the_table_has_every_component_and_stage():
     text = str(plan("medium", T4, t5=False))
-    for word in ("download GB", "precision", "peak GPU", "peak host", *sizes.PARTS, "left out"):
+    for word in (
+        "download GB",
+        "precision",
+        "peak GPU",
+        "peak host",
+        *architecture.PARTS,
+        "left out",
+    ):
         assert word in text
     assert all(stage in text for stage in memory_plan.STAGES)
     assert "! " not in text and "! " in str(plan("large", LAPTOP))

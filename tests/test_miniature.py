@@ -141,16 +141,16 @@ def test_steering_beats_the_words_of_the_caption(pipe):
     """The caption says left and right, the layout the opposite: measured 1 against 91 % in the
     mask, IoU 1 against 63."""
     in_mask, iou = followed(pipe, None)
-    steered_in_mask, steered_iou = followed(pipe, DenseConfig.tuned(pipe))
+    steered_in_mask, steered_iou = followed(pipe, DenseConfig.recommended(pipe))
     assert in_mask <= 25 and steered_in_mask >= 70
     assert steered_iou >= iou + 30
 
 
-@pytest.mark.parametrize("tuned", [False, True])
-def test_strength_0_is_bit_identical_to_stock(pipe, tuned):
+@pytest.mark.parametrize("recommended", [False, True])
+def test_strength_0_is_bit_identical_to_stock(pipe, recommended):
     options = {"num_inference_steps": 4, "output_type": "latent"}
     off = {"image_text": 0.0, "image_image": 0.0}
-    config = DenseConfig(special_tokens="negative" if tuned else "neutral", **off)
+    config = DenseConfig(special_tokens="negative" if recommended else "neutral", **off)
     with dense_attention(pipe, AGAINST, config, **options) as dense:
         steered = pipe(**dense.inputs, generator=generators(1)).images
     plain = pipe(**call_inputs(pipe, AGAINST, None, **options), generator=generators(1)).images

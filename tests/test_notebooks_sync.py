@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from densenb.layout import layout
+from densenb import evaluation, layout, modulation, sd3
 from tools.notebooks import ROOT, code_cells, tags
 
 PREFIX = "library:"
@@ -57,11 +57,11 @@ def library(name: str) -> str:
 
 
 def taught_in(module: object, lessons: tuple[str, ...]) -> dict[str, str]:
-    """Functions of a module whose docstrings name one of the notebooks, and its number."""
+    """Functions that a room exports whose docstrings name one of the notebooks, and its number."""
     found = {}
     for name, function in inspect.getmembers(module, inspect.isfunction):
         match = TAUGHT.search(function.__doc__ or "")
-        if function.__module__ == module.__name__ and match and match[1] in lessons:
+        if match and match[1] in lessons:
             found[f"{module.__name__}.{name}"] = match[1]
     return found
 
@@ -100,9 +100,8 @@ def test_a_library_function_is_defined_in_one_notebook_only() -> None:
     assert [name for name, count in counts.items() if count > 1] == []
 
 
-TAUGHT_HERE = [
-    item for module in (layout, modulation, tokens) for item in taught_in(module, LESSONS).items()
-]
+ROOMS = layout, modulation, sd3, evaluation
+TAUGHT_HERE = [item for room in ROOMS for item in taught_in(room, LESSONS).items()]
 
 
 @pytest.mark.parametrize(("name", "lesson"), TAUGHT_HERE)

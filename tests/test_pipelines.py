@@ -12,7 +12,8 @@ from tiny_random import random_pipeline
 
 from densenb.layout.layout import Layout, Region
 from densenb.layout.masks import box
-from densenb.models import load, tiers
+from densenb.models import load as load_module
+from densenb.models import tiers
 from densenb.models.load import load
 from densenb.models.memory_plan import Machine
 from densenb.models.tiers import TINY, Tier, tier
@@ -58,16 +59,16 @@ def test_load_in_half_precision(folder):
 
 
 def test_load_tiny(folder, monkeypatch):
-    monkeypatch.setattr(load, "MINIATURE", folder)
+    monkeypatch.setattr(load_module, "MINIATURE", folder)
     assert tier(load()) == tier(load("tiny")) == TINY
-    monkeypatch.setattr(load, "MINIATURE", folder / "gone")
+    monkeypatch.setattr(load_module, "MINIATURE", folder / "gone")
     with pytest.raises(ValueError, match="miniature is missing"):
         load("tiny")
 
 
 def test_a_small_machine_is_told_why_not_the_real_models(monkeypatch, capsys):
     small = Machine("a netbook", "cpu", host=4.0)
-    monkeypatch.setattr(load, "here", lambda *_, **__: small)
+    monkeypatch.setattr(load_module, "here", lambda *_, **__: small)
     with pytest.raises(ValueError, match="large does not fit a netbook.*host memory.*tiny"):
         load("large")
     assert "large on a netbook" in capsys.readouterr().out
@@ -206,18 +207,18 @@ def test_generate_checks_before_it_samples(random_pipe, changes, message):
 
 def test_tuned_settings_belong_to_a_measured_model(random_pipe, monkeypatch):
     with pytest.raises(ValueError, match="no setting has been measured"):
-        DenseConfig.tuned(random_pipe)
-    measured = dataclasses.replace(tiers.tier(random_pipe), tuned={"decay": 2.0})
+        DenseConfig.recommended(random_pipe)
+    measured = dataclasses.replace(tiers.tier(random_pipe), recommended={"decay": 2.0})
     monkeypatch.setitem(tiers._tiers, random_pipe, measured)
-    assert DenseConfig.tuned(random_pipe) == DenseConfig(decay=2.0)
-    assert DenseConfig(**tiers.TINY.tuned) != DenseConfig()
+    assert DenseConfig.recommended(random_pipe) == DenseConfig(decay=2.0)
+    assert DenseConfig(**tiers.TINY.recommended) != DenseConfig()
 
 
 def test_a_trained_state_of_the_miniature_has_its_tier_and_a_name_of_its_own(tmp_path, random_pipe):
     folder = tmp_path / "states" / "model-25"
-    shutil.copytree(load.MINIATURE, folder)
+    shutil.copytree(load_module.MINIATURE, folder)
     state = tier(load(folder))
     assert state == dataclasses.replace(TINY, label="miniature SD 3.5, states/model-25")
     other = tmp_path / "other"  # same classes, other words: nothing was measured for it
     random_pipe.save_pretrained(other)
-    assert tier(load(other)).tuned is None and tier(load(other)).label == "other"
+    assert tier(load(other)).recommended is None and tier(load(other)).label == "other"

@@ -18,11 +18,12 @@ from PIL import Image
 
 import densenb as dnb
 from densenb.models import tiers
+from densenb.models.lock import alone
 from densenb.widgets import painter, playground, worker
 from densenb.widgets.layout_form import LayoutForm, SliderBoard
 from densenb.widgets.painter import Painter
 from densenb.widgets.playground import Playground, foreseen, half_size
-from densenb.widgets.worker import Cancelled, Job, alone
+from densenb.widgets.worker import Cancelled, Job
 
 CAT = dnb.Region("a blue cat", dnb.box(0.5, 0.42, 0.95, 0.97))
 UMBRELLA = dnb.Region("an orange umbrella", dnb.ellipse(0.28, 0.28, 0.23, 0.23))

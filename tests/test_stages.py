@@ -13,7 +13,7 @@ from densenb.evaluation.runner import LAYOUTS
 from densenb.evaluation.suites import build_suite, shuffled_captions, shuffled_masks
 from densenb.models.tiers import TINY
 from densenb.modulation.dense_config import DenseConfig
-from densenb.modulation.stages import STAGES, TUNED_RANGE
+from densenb.modulation.stages import RECOMMENDED_RANGE, STAGES
 
 DOCS = Path(__file__).parents[1] / "docs"
 CHANGES = {
@@ -86,5 +86,5 @@ def test_the_sweep_was_of_the_settings_in_the_script(name):
 
 def test_the_settings_with_names_were_swept():
     swept = _sweep().ALL
-    assert DenseConfig(**TINY.tuned) == swept["neutral fixed bias 6, text-image 1"]
-    assert TUNED_RANGE == swept["area 0, image-text 0.5"]
+    assert DenseConfig(**TINY.recommended) == swept["neutral fixed bias 6, text-image 1"]
+    assert RECOMMENDED_RANGE == swept["area 0, image-text 0.5"]

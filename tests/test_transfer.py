@@ -321,7 +321,7 @@ def test_leftover_noise_is_what_the_autoencoder_cannot_show(miniature):
 # ------------------------------------------------------------------------- the way, and back again
 def test_each_repair_changes_what_its_name_says(miniature):
     rules = [asdict(rule(miniature)) for rule in REPAIRS.values()]
-    assert list(REPAIRS) == ["report", *CHANGES, "repair-tuned"]
+    assert list(REPAIRS) == ["report", *CHANGES, "repair-recommended"]
     for before, after, changes in zip(rules, rules[1:], CHANGES.values()):
         assert {name for name in before if before[name] != after[name]} <= set(changes)
         assert any(before[name] != after[name] for name in changes)
@@ -330,10 +330,12 @@ def test_each_repair_changes_what_its_name_says(miniature):
 
 def test_the_chain_passes_the_hard_mask_and_ends_at_the_librarys_settings(miniature):
     chain = {name: rule(miniature) for name, rule in REPAIRS.items()}
-    last = chain["repair-tuned"]
-    tuned = asdict(DenseConfig.tuned(miniature))
-    assert {name: asdict(last)[name] for name in tuned} == tuned | {"backend": "explicit"}
-    assert asdict(last) == asdict(Transfer.tuned(miniature)), "no departure is left"
+    last = chain["repair-recommended"]
+    recommended = asdict(DenseConfig.recommended(miniature))
+    assert {name: asdict(last)[name] for name in recommended} == recommended | {
+        "backend": "explicit"
+    }
+    assert asdict(last) == asdict(Transfer.recommended(miniature)), "no departure is left"
     value_range = asdict(STAGES["value-range"])
     soft = asdict(chain["repair-soft"])
     assert {name: soft[name] for name in value_range} == value_range | {"backend": "explicit"}
@@ -344,8 +346,8 @@ def test_the_end_of_the_chain_gives_the_librarys_pictures_bit_for_bit(miniature)
     ours, theirs, before = (
         pictures(miniature, layout, rule, steps=3)
         for rule in (
-            REPAIRS["repair-tuned"](miniature),
-            DenseConfig.tuned(miniature),
+            REPAIRS["repair-recommended"](miniature),
+            DenseConfig.recommended(miniature),
             REPAIRS["repair-decay"](miniature),
         )
     )
@@ -354,9 +356,11 @@ def test_the_end_of_the_chain_gives_the_librarys_pictures_bit_for_bit(miniature)
 
 
 def test_each_relapse_differs_from_the_librarys_setting_in_one_thing(miniature):
-    tuned = asdict(Transfer.tuned(miniature))
+    recommended = asdict(Transfer.recommended(miniature))
     for name, rule in RELAPSES.items():
-        changed = {key for key, value in asdict(rule(miniature)).items() if value != tuned[key]}
+        changed = {
+            key for key, value in asdict(rule(miniature)).items() if value != recommended[key]
+        }
         assert len(changed) == 1, name
 
 
@@ -380,7 +384,7 @@ def test_committed_rows_are_of_the_methods_as_they_are(miniature):
     path = Path(__file__).parents[1] / "docs" / "transfer.json"
     rows = {row["method"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
     ours = {name: rule for name, rule in (REPAIRS | READINGS | RELAPSES).items() if name in rows}
-    assert {"report", "repair-window", "repair-tuned", "relapse-scale"} <= set(ours)
+    assert {"report", "repair-window", "repair-recommended", "relapse-scale"} <= set(ours)
     for name, rule in ours.items():
         now = json.loads(json.dumps(asdict(rule(miniature))))
         given = rows[name]["settings"]

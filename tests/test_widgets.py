@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import densenb as dnb
-from densenb import sampling
+from densenb import sampling, widgets
 from densenb.models import tiers
+from densenb.models.lock import alone
 from densenb.modulation.dense_config import modulate
 from densenb.modulation.plan import Plan, Step
 from densenb.plots import pictures
 from densenb.recording.record import Entry, Record
-from densenb.widgets import explorer, live_preview, sliders
-from densenb.widgets.worker import alone
+from densenb.widgets import explorer, live_preview
+from densenb.widgets.sliders import RegionSliders
 
 LAYOUT = dnb.Layout(
     "a blue cat and an orange umbrella in a rose garden",
@@ -48,14 +49,14 @@ def pixels(image) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------------- masks
 def test_untouched_sliders_say_what_was_given(pipe):
-    sliders = sliders.MaskSliders(pipe, LAYOUT, ["image_text"])
+    sliders = widgets.MaskSliders(pipe, LAYOUT, ["image_text"])
     assert sliders.layout == LAYOUT and sliders.config == dnb.DenseConfig()
     exact = dnb.Region("a blue cat", dnb.box(0.123456789, 0.2, 0.6, 0.7))
-    assert sliders.RegionSliders(exact).mask == exact.mask
+    assert RegionSliders(exact).mask == exact.mask
 
 
 def test_a_moved_slider_moves_its_region_and_no_other(pipe):
-    sliders = sliders.MaskSliders(pipe, LAYOUT)
+    sliders = widgets.MaskSliders(pipe, LAYOUT)
     before = sliders.preview.tobytes(), sliders._live.value
     sliders.regions[0].x.value = 0.3
     sliders.regions[0].width.value = 0.2
@@ -67,7 +68,7 @@ def test_a_moved_slider_moves_its_region_and_no_other(pipe):
 
 
 def test_back_where_it_was_a_slider_gives_the_mask_that_was_given(pipe):
-    sliders = sliders.MaskSliders(pipe, LAYOUT)
+    sliders = widgets.MaskSliders(pipe, LAYOUT)
     shown, start = sliders._live.value, sliders.regions[1].y.value
     sliders.regions[1].y.value = 0.6
     assert sliders.layout != LAYOUT
@@ -76,7 +77,7 @@ def test_back_where_it_was_a_slider_gives_the_mask_that_was_given(pipe):
 
 
 def test_shape(pipe):
-    sliders = sliders.MaskSliders(pipe, LAYOUT)
+    sliders = widgets.MaskSliders(pipe, LAYOUT)
     sliders.regions[0].shape.value = "ellipse"
     assert sliders.layout.regions[0].mask == dnb.ellipse(0.725, 0.695, 0.225, 0.275)
     sliders.regions[1].shape.value = "box"
@@ -90,7 +91,7 @@ def test_shape(pipe):
     *[st.floats(0.05, 1)] * 2,
 )
 def test_wherever_the_sliders_stand_the_mask_is_valid(shape, x, y, width, height):
-    sliders = sliders.RegionSliders(LAYOUT.regions[0])
+    sliders = RegionSliders(LAYOUT.regions[0])
     for name, value in zip(("x", "y", "width", "height"), (x, y, width, height), strict=True):
         getattr(sliders, name).value = value
     sliders.shape.value = shape
@@ -101,7 +102,7 @@ def test_wherever_the_sliders_stand_the_mask_is_valid(shape, x, y, width, height
 def test_painted_masks_stay_until_they_are_given_a_shape():
     painted = torch.zeros(64, 64)
     painted[16:32, 32:64] = 1
-    sliders = sliders.RegionSliders(dnb.Region("a blue cat", painted))
+    sliders = RegionSliders(dnb.Region("a blue cat", painted))
     assert sliders.shape.value == "as given"
     sliders.x.value = 0.4
     assert sliders.mask == dnb.mask_from_array(painted)
@@ -110,7 +111,7 @@ def test_painted_masks_stay_until_they_are_given_a_shape():
 
 
 def test_only_the_chosen_regions_sliders_are_shown(pipe):
-    sliders = sliders.MaskSliders(pipe, LAYOUT)
+    sliders = widgets.MaskSliders(pipe, LAYOUT)
     assert sliders._moving.children == sliders.regions[0].controls
     sliders.regions[0].x.value = 0.3
     shown = sliders._moving.children
@@ -124,7 +125,7 @@ def test_only_the_chosen_regions_sliders_are_shown(pipe):
 # ---------------------------------------------------------------------------------------- settings
 def test_settings(pipe):
     names = ["window", "decay", "area", "image_image"]
-    sliders = sliders.ConfigSliders(pipe, LAYOUT, names)
+    sliders = widgets.ConfigSliders(pipe, LAYOUT, names)
     assert list(sliders.settings) == names and not sliders.regions
     for name, value in (("window", 0.5), ("decay", 2.0), ("area", 0.0), ("image_image", 0.8)):
         before = sliders._live.value
@@ -137,14 +138,14 @@ def test_settings(pipe):
 
 def test_what_has_no_slider_keeps_its_value(pipe):
     config = dnb.DenseConfig(special_tokens="negative", text_image=0.2, blocks=[1])
-    sliders = sliders.ConfigSliders(pipe, LAYOUT, ["image_text"], config)
+    sliders = widgets.ConfigSliders(pipe, LAYOUT, ["image_text"], config)
     sliders.settings["image_text"].value = 0.4
     assert sliders.config == replace(config, image_text=0.4)
 
 
 def test_a_fixed_bias_is_in_logits(pipe):
     config = dnb.DenseConfig(value_range=None, image_text=3)
-    sliders = sliders.ConfigSliders(pipe, LAYOUT, ["image_text", "window"], config)
+    sliders = widgets.ConfigSliders(pipe, LAYOUT, ["image_text", "window"], config)
     assert sliders.settings["image_text"].max == 10 and sliders.settings["window"].max == 1
     assert sliders.settings["image_text"].value == 3
 
@@ -162,12 +163,12 @@ def test_a_fixed_bias_is_in_logits(pipe):
 )
 def test_what_cannot_be_shown_is_refused_at_once(pipe, arguments, message):
     with pytest.raises(ValueError, match=message):
-        sliders.ConfigSliders(**{"pipe": pipe, "layout": LAYOUT} | arguments)
+        widgets.ConfigSliders(**{"pipe": pipe, "layout": LAYOUT} | arguments)
 
 
 # ----------------------------------------------------------------------------------------- picture
 def test_the_picture_is_that_of_the_plain_call(pipe):
-    sliders = sliders.MaskSliders(pipe, LAYOUT, ["image_text"], steps=2, seed=3)
+    sliders = widgets.MaskSliders(pipe, LAYOUT, ["image_text"], steps=2, seed=3)
     sliders.regions[0].x.value = 0.31
     sliders.settings["image_text"].value = 0.7
     picture = sliders.draw()
@@ -200,7 +201,7 @@ def test_code_rebuilds_every_kind_of_layout(pipe):
 
 
 def test_the_button_draws_and_shows(pipe):
-    sliders = sliders.ConfigSliders(pipe, LAYOUT, steps=2)
+    sliders = widgets.ConfigSliders(pipe, LAYOUT, steps=2)
     states = []
     sliders._bar.observe(
         lambda change: states.append((change["new"], sliders.button.disabled)), names="value"
@@ -215,13 +216,13 @@ def test_the_button_draws_and_shows(pipe):
 
 
 def test_an_error_of_the_button_is_shown_and_the_button_works_again(pipe, monkeypatch):
-    sliders = sliders.ConfigSliders(pipe, LAYOUT, steps=2)
+    sliders = widgets.ConfigSliders(pipe, LAYOUT, steps=2)
 
     def broken(*args, **kwargs):
         raise RuntimeError("no <memory> left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sliders, "generate", broken)
+        patch.setattr("densenb.widgets.sliders.generate", broken)
         sliders.button.click()
         assert "RuntimeError: no &lt;memory&gt; left" in sliders.message
         assert not sliders.button.disabled and sliders.picture is None
@@ -232,7 +233,7 @@ def test_an_error_of_the_button_is_shown_and_the_button_works_again(pipe, monkey
 
 
 def test_while_another_widget_draws_the_button_says_so(pipe):
-    sliders = sliders.ConfigSliders(pipe, LAYOUT, steps=2)
+    sliders = widgets.ConfigSliders(pipe, LAYOUT, steps=2)
     with alone(pipe):
         sliders.button.click()
     assert "drawing already" in sliders.message and sliders.picture is None
@@ -241,7 +242,7 @@ def test_while_another_widget_draws_the_button_says_so(pipe):
 
 
 def test_errors_and_warnings_of_a_slider_are_shown(pipe, monkeypatch):
-    sliders = sliders.MaskSliders(pipe, LAYOUT)
+    sliders = widgets.MaskSliders(pipe, LAYOUT)
     region = sliders.regions[0]
     region.height.value = region.width.value = 0.05
     assert "covers half of none" in sliders.message
@@ -252,7 +253,7 @@ def test_errors_and_warnings_of_a_slider_are_shown(pipe, monkeypatch):
     def broken(*args):
         raise ValueError("bad luck")
 
-    monkeypatch.setattr(sliders, "live_picture", broken)
+    monkeypatch.setattr("densenb.widgets.sliders.live_picture", broken)
     region.x.value = 0.5
     assert "ValueError: bad luck" in sliders.message and sliders.layout == kept
 
@@ -295,7 +296,7 @@ def test_the_bias_shown_is_what_the_rule_does(plan, value_range, index):
 
 def test_every_bias_that_a_slider_can_give_has_its_own_colour(pipe, monkeypatch):
     config = dnb.DenseConfig(value_range=None, image_text=2, decay=0, area=0)
-    sliders = sliders.ConfigSliders(pipe, LAYOUT, ["image_text"], config)
+    sliders = widgets.ConfigSliders(pipe, LAYOUT, ["image_text"], config)
     titles = []
     real = pictures.side_by_side
     monkeypatch.setattr(pictures, "side_by_side", lambda p, side: titles.extend(p) or real(p, side))

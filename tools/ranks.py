@@ -22,7 +22,7 @@ from densenb.evaluation.ranks import kendall_tau
 from densenb.evaluation.tables import aligned
 
 BUNDLED = "bundled"
-TUNED = "neutral fixed bias 6, text-image 1"  # `DenseConfig.tuned` as the sweep calls it
+TUNED = "neutral fixed bias 6, text-image 1"  # `DenseConfig.recommended` as the sweep calls it
 METHODS = (
     "stock", "transferred", "published", "background", "area 0", "area 0, image-text 0.5",
     "alone, area 0", "fixed bias 2", "fixed bias 2, image-image 1", "hard mask",

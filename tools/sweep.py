@@ -1,4 +1,4 @@
-"""Compare settings of the modulation on `tune` scenes; the best becomes the tier's `tuned`.
+"""Compare settings of the modulation on `tune` scenes; the best becomes the tier's `recommended`.
 
     python tools/sweep.py --scenes 96 --dtype bfloat16 --out out/sweep.json
     python tools/sweep.py --round sweep_fine --scenes 128 --seeds 0 1 --out out/sweep_fine.json

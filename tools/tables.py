@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("rows", type=Path, nargs="+", help="JSON files of rows")
     parser.add_argument("--suite", help="only the rows of this suite")
-    parser.add_argument("--methods", help="only these, in this order: stock,tuned")
+    parser.add_argument("--methods", help="only these, in this order: stock,recommended")
     parser.add_argument("--against", help="compare with this method, scene by scene")
     parser.add_argument("--sort", action="store_true", help="by mIoU")
     options = parser.parse_args(arguments)

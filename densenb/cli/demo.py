@@ -121,7 +121,7 @@ def run(
     (out / "pictures").mkdir(parents=True, exist_ok=True)
     pipe = load(device=best_device()) if pipe is None else pipe
     oracle = load_oracle(str(pipe.device)) if oracle is None else oracle
-    config = DenseConfig.tuned(pipe) if config is None else config
+    config = DenseConfig.recommended(pipe) if config is None else config
     this, seeds = tier(pipe), SEEDS[:1] if fast else SEEDS
     footer = f"{this.stamp(seeds)} from the top"
     rows, scores = [], {"stock": [], "dense": []}

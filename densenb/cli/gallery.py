@@ -19,7 +19,7 @@ import torch
 from densenb.cli.demo import CASES, Case
 from densenb.cli.doctor import versions
 from densenb.evaluation.failures import PAGES
-from densenb.evaluation.runner import best_device, sampling
+from densenb.evaluation.runner import best_device, steps_and_guidance
 from densenb.evaluation.tables import plain, settings_of
 from densenb.models.load import load
 from densenb.models.memory_plan import GIB, describe_device
@@ -37,7 +37,7 @@ METHODS: dict[str, Rule | None] = {
     "transferred": DenseConfig(),
     "specials-negative": DenseConfig(special_tokens="negative"),
     "specials-background": DenseConfig(special_tokens="background"),
-    "six-logits": DenseConfig(**TINY.tuned),
+    "six-logits": DenseConfig(**TINY.recommended),
 }
 NOTHING = DenseConfig(image_text=0, image_image=0)
 
@@ -64,7 +64,7 @@ def run(
     out, cases = Path(out), CASES[:2]
     pipe = load(model, best_device(), dtype, t5=t5) if pipe is None else pipe
     this = tier(pipe)
-    steps, guidance = sampling(pipe, steps, guidance)
+    steps, guidance = steps_and_guidance(pipe, steps, guidance)
     (out / "pictures").mkdir(parents=True, exist_ok=True)
     on_gpu = pipe.device.type == "cuda"
     if on_gpu:

@@ -71,7 +71,7 @@ def parser() -> Parser:
     generate.add_argument("--layout", type=Path, required=True, help="layout, JSON")
     generate.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     generate.add_argument("--seeds", type=_seeds, default=[0], help="such as 0,1,2 (0)")
-    generate.add_argument("--method", help="(tuned where that was measured, else transferred)")
+    generate.add_argument("--method", default="recommended", help="(%(default)s)")
     _sampling(generate)
     generate.set_defaults(run=run_generate)
 
@@ -164,19 +164,17 @@ def run_generate(options: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from densenb import sampling
-    from densenb.evaluation.runner import METHODS, sampling
+    from densenb.evaluation.runner import METHODS, steps_and_guidance
     from densenb.evaluation.suites import known
-    from densenb.models import load, tiers
+    from densenb.models import load
     from densenb.plots import pictures
 
-    if options.method:
-        layout = _asked(known(options.method, METHODS, "method"), layout)
+    layout = _asked(known(options.method, METHODS, "method"), layout)
     _folder(options.out)
     pipe = load.load(options.model, _device(None), _dtype(options), t5=not options.no_t5)
-    method = options.method or ("tuned" if tiers.tier(pipe).tuned else "transferred")
     _warn_unknown_words(pipe, layout)
-    rule, seeds = METHODS[method](pipe), options.seeds
-    steps, guidance = sampling(pipe, options.steps, options.guidance)
+    rule, seeds = METHODS[options.method](pipe), options.seeds
+    steps, guidance = steps_and_guidance(pipe, options.steps, options.guidance)
     # what generate refuses, it refuses within the bar's delay
     with tqdm(total=len(seeds) * steps, desc="sampling", unit="step", delay=1) as bar:
         for seed in seeds:  # each is saved before the next is begun
@@ -187,7 +185,7 @@ def run_generate(options: argparse.Namespace) -> None:
             masks = layout.pixel_masks(*image.size[::-1])
             pictures.overlay(image, masks).save(options.out / f"seed-{seed}-regions.png")
     print(
-        f"{len(seeds)} pictures ({method}), each with its regions drawn beside it, in "
+        f"{len(seeds)} pictures ({options.method}), each with its regions drawn beside it, in "
         f"{options.out}/"
     )
 
@@ -267,7 +265,7 @@ def _asked(method: str, layout: Any) -> Any:
     from densenb.evaluation.runner import LAYOUTS
     from densenb.layout.layout import against_neighbours
 
-    if method == "tuned-negatives":
+    if method == "recommended-negatives":
         return against_neighbours(layout)
     if method in LAYOUTS:
         raise ValueError(

@@ -46,26 +46,28 @@ from densenb.modulation.baselines import (
 from densenb.modulation.dense_config import DenseConfig
 from densenb.modulation.first_transfer import READINGS, RELAPSES, REPAIRS
 from densenb.modulation.rule import Rule
-from densenb.modulation.stages import STAGES, TUNED_RANGE
+from densenb.modulation.stages import RECOMMENDED_RANGE, STAGES
 from densenb.sd3.dense_attention import dense_attention
 from densenb.sd3.prompts import call_inputs
 
 __all__ = [
     "LAYOUTS", "METHODS", "artist", "best_device", "draw", "evaluate", "evaluate_each",
-    "latent_shape", "measure", "sampling",
+    "latent_shape", "measure", "steps_and_guidance",
 ]  # fmt: skip
 
 METHODS: dict[str, Callable[[Any], Rule | None]] = {
     "stock": lambda pipe: None,
     "transferred": lambda pipe: DenseConfig(),
     "published": lambda pipe: DenseConfig.published(),
-    "tuned": DenseConfig.tuned,
-    "tuned-alone": lambda pipe: replace(DenseConfig.tuned(pipe), encode_phrases_alone=True),
-    "tuned-pooled": lambda pipe: replace(DenseConfig.tuned(pipe), pooled="phrases"),
-    "tuned-negatives": DenseConfig.tuned,
-    "shuffled-masks": DenseConfig.tuned,
-    "shuffled-captions": DenseConfig.tuned,
-    "tuned-range": lambda pipe: TUNED_RANGE,
+    "recommended": DenseConfig.recommended,
+    "recommended-alone": lambda pipe: replace(
+        DenseConfig.recommended(pipe), encode_phrases_alone=True
+    ),
+    "recommended-pooled": lambda pipe: replace(DenseConfig.recommended(pipe), pooled="phrases"),
+    "recommended-negatives": DenseConfig.recommended,
+    "shuffled-masks": DenseConfig.recommended,
+    "shuffled-captions": DenseConfig.recommended,
+    "recommended-range": lambda pipe: RECOMMENDED_RANGE,
     "hard-mask": lambda pipe: HardMask(),
     "hard-mask-image": lambda pipe: HardMask(quadrants=HardMask.quadrants[:2]),
     "hard-mask-alternating": HardMask.alternating,
@@ -82,7 +84,7 @@ METHODS |= REPAIRS | READINGS | RELAPSES
 LAYOUTS: dict[str, Callable[[Suite], list[Layout]]] = {
     "shuffled-masks": shuffled_masks,
     "shuffled-captions": shuffled_captions,
-    "tuned-negatives": lambda suite: [against_neighbours(each) for each in suite.layouts],
+    "recommended-negatives": lambda suite: [against_neighbours(each) for each in suite.layouts],
 }
 """Methods that get other layouts than the suite's, but are scored by the suite's all the same."""
 
@@ -107,7 +109,7 @@ def latent_shape(pipe: Any) -> tuple[int, int, int]:
     return pipe.transformer.config.in_channels, this.height // factor, this.width // factor
 
 
-def sampling(pipe: Any, steps: int | None, guidance: float | None) -> tuple[int, float]:
+def steps_and_guidance(pipe: Any, steps: int | None, guidance: float | None) -> tuple[int, float]:
     """Steps and guidance, the tier's where they are None."""
     this = tier(pipe)
     steps = this.steps if steps is None else steps
@@ -151,7 +153,7 @@ def artist(
     """
     rule = METHODS[method](pipe)
     layouts = LAYOUTS[method](suite) if method in LAYOUTS else suite.layouts
-    steps, guidance = sampling(pipe, steps, guidance)
+    steps, guidance = steps_and_guidance(pipe, steps, guidance)
     shape = latent_shape(pipe)
 
     def pictures(pairs: Sequence[tuple[int, int]]) -> Tensor:
@@ -286,7 +288,7 @@ def evaluate_each(
     state = PartialState()
     device = device or best_device()
     batch_size = default_batch(device) if batch_size is None else batch_size
-    steps, guidance = sampling(pipe, steps, guidance)
+    steps, guidance = steps_and_guidance(pipe, steps, guidance)
     counts = {"batch_size": batch_size, "steps": steps, "methods": len(rules), "seeds": len(seeds)}
     for name, count in counts.items():
         if count < 1:

@@ -214,8 +214,13 @@ class Layout:
         `made` may be `config` (a `DenseConfig`), `seed`, `steps` and `model`, a line for people.
         ValueError for what `from_png` would refuse. Taught in notebook 11.
         """
-        if made.get("config") is not None:
-            made["config"] = made["config"].to_dict()
+        config = made.get("config")
+        if config is not None:
+            if not hasattr(config, "to_dict"):
+                raise ValueError(
+                    f"config is {config!r}, but only a DenseConfig goes into a picture."
+                )
+            made["config"] = config.to_dict()
         layout = self.to_dict()
         Layout.from_dict(layout)
         write_png(picture, {"layout": layout, **made}, path)

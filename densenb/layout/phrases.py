@@ -1,4 +1,4 @@
-"""Find phrases in a caption as whole words, and share out their occurrences. Taught in notebook 06."""
+"""Find phrases in a caption as whole words. Taught in notebook 06."""
 
 from __future__ import annotations
 

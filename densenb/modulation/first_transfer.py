@@ -168,7 +168,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 """What each repair changes, the ones before it kept.
 
-What `DenseConfig.tuned` changes beyond that comes last, in one step: words alone, but both ways, a
+What `DenseConfig.recommended` changes beyond that comes last, in one step: words alone, but both ways, a
 bias of logits instead of the range, no decay, other text left as it is.
 """
 
@@ -179,7 +179,7 @@ def repaired(pipe: Any, changes: Mapping[str, Any]) -> Transfer:
 
 def relapsed(pipe: Any, **changes: Any) -> Transfer:
     """The library's setting with something of the report put back."""
-    return replace(Transfer.tuned(pipe), **changes)
+    return replace(Transfer.recommended(pipe), **changes)
 
 
 def _scale(pipe: Any) -> float:
@@ -194,9 +194,9 @@ REPAIRS: dict[str, Callable[[Any], Rule]] = {
             CHANGES, accumulate(CHANGES.values(), lambda before, new: before | new), strict=True
         )
     },
-    "repair-tuned": Transfer.tuned,
+    "repair-recommended": Transfer.recommended,
 }
-"""Name -> the rule for a pipeline: the report, one repair after the other, `DenseConfig.tuned`."""
+"""Name -> the rule for a pipeline: the report, one repair after the other, `DenseConfig.recommended`."""
 
 READINGS: dict[str, Callable[[Any], Rule]] = {
     "report-inert": lambda pipe: repaired(pipe, {"layers": "none"}),

@@ -2,7 +2,7 @@
 
 The strengths of the fixed bias are the best of a sweep on `tune` scenes (docs/sweep.md) while text
 of no region, padding too, is given to the background, as in all stages but the one that shows what
-that is worth. With such text left alone a stronger one is best, as in `DenseConfig.tuned`.
+that is worth. With such text left alone a stronger one is best, as in `DenseConfig.recommended`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,6 @@ STAGES: dict[str, DenseConfig] = {
 }
 """Name -> settings. "decay" is the paper's rule; "text-image" and "text-text" go beyond it."""
 
-TUNED_RANGE = replace(_five, image_text=0.5, area=0.0)
+RECOMMENDED_RANGE = replace(_five, image_text=0.5, area=0.0)
 """The value range at its best (docs/sweep.md). It stays within the range of the scores, and so it
 does not reach what a fixed bias can."""

@@ -1,7 +1,7 @@
 """One palette and one style for every picture.
 
-`pictures.py` draws without axes and fast enough for sliders; `maps.py` (attention over the picture),
-`charts.py` (attention as numbers) and `layouts.py` make figures. Lessons write
+`pictures.py` draws without axes and fast enough for sliders; `maps.py` (attention over the
+picture), `charts.py` (attention as numbers) and `layouts.py` make figures. Lessons write
 `from densenb import plots`. Figures are returned, never shown, and do not use pyplot, so they also
 work on machines without a display.
 """

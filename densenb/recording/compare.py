@@ -11,6 +11,7 @@ from PIL import Image
 from densenb.layout.layout import Layout, Region
 from densenb.layout.masks import box
 from densenb.layout.phrases import find_phrase
+from densenb.models.lock import alone
 from densenb.modulation.dense_config import DenseConfig
 from densenb.modulation.rule import Rule
 from densenb.recording.record import Record
@@ -18,7 +19,6 @@ from densenb.recording.recorder import record_attention
 from densenb.sampling import generators
 from densenb.sd3.dense_attention import dense_attention
 from densenb.sd3.prompts import call_inputs
-from densenb.widgets.worker import alone
 
 WORD = re.compile(r"\w+(?:[-']\w+)*")
 

@@ -1,8 +1,8 @@
 """Where the method meets Stable Diffusion 3.5.
 
-Start with `dense_attention.py`. A pass of the transformer is read in `forward_pass.py`, edited by the
-attention processors of `processors.py`, and told where every token belongs by `token_regions.py` and
-`spans.py`. `prompts.py` makes the arguments of the pipeline's call, `preview.py` shows all this
+Start with `dense_attention.py`. A pass of the transformer is read in `forward_pass.py`, edited by
+the attention processors of `processors.py`, and told where every token belongs by
+`token_regions.py` and `spans.py`. `prompts.py` makes the arguments of the pipeline's call, `preview.py` shows all this
 before any sampling.
 """
 

@@ -30,7 +30,13 @@ from densenb.sd3.forward_pass import (
     read_pass,
     row_owners,
 )
-from densenb.sd3.processors import DenseJointAttnProcessor, Pass, block_number, stock_processors
+from densenb.sd3.processors import (
+    DenseJointAttnProcessor,
+    Pass,
+    block_number,
+    refuse_nesting,
+    stock_processors,
+)
 from densenb.sd3.prompts import call_inputs, encode, negative_layouts
 from densenb.sd3.token_regions import Plans
 

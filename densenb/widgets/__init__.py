@@ -1,7 +1,7 @@
 """Sliders, explorer, painter and playground for notebooks.
 
-Start with `sliders.py`. The painter's front end is `painter.js` and `painter.css`; long work runs in
-`worker.py`.
+Start with `sliders.py`. The painter's front end is `painter.js` and `painter.css`; long work runs
+in `worker.py`.
 """
 
 from densenb.widgets.explorer import SideBySide

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from densenb.layout.layout import Layout
-from densenb.layout.png import Made, read_png
+from densenb.layout.png import read_png
 from densenb.models.tiers import tier
 from densenb.modulation.dense_config import DenseConfig
 from densenb.plots.pictures import overlay, to_image
@@ -41,6 +41,17 @@ from densenb.widgets.worker import Cancelled, Job
 MOST_STEPS = 1000
 EVERY = 4  # steps from one intermediate picture to the next
 WIDEST = 384  # pixels, the largest width of each of the two pictures on the page
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a picture was made; `model` is a line for people."""
+
+    layout: Layout
+    config: DenseConfig
+    seed: int
+    steps: int
+    model: str
 
 
 class Playground(Shown):
@@ -300,12 +311,13 @@ class Playground(Shown):
         if path.suffix == ".json":
             self.set_layout(Layout.from_json(path))
             return
-        made = read_png(path)
-        seed = self.seed.value if made.seed is None else held(self.seed, made.seed)
-        steps = self.steps.value if made.steps is None else held(self.steps, made.steps)
-        self.set_layout(made.layout)
-        if made.config is not None:
-            self.set_config(made.config)
+        made, layout = read_png(path), Layout.from_png(path)
+        config = None if made["config"] is None else DenseConfig.from_dict(made["config"])
+        seed = self.seed.value if made["seed"] is None else held(self.seed, made["seed"])
+        steps = self.steps.value if made["steps"] is None else held(self.steps, made["steps"])
+        self.set_layout(layout)
+        if config is not None:
+            self.set_config(config)
         self.seed.value, self.steps.value = seed, steps
 
     # --------------------------------------------------------------------------- control events

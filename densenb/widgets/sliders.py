@@ -25,6 +25,7 @@ from PIL import Image
 from densenb.layout.layout import Layout, Region
 from densenb.layout.masks import Box, Ellipse, Mask, box, ellipse
 from densenb.layout.validation import is_whole
+from densenb.models.lock import alone
 from densenb.models.tiers import tier
 from densenb.modulation.dense_config import DenseConfig
 from densenb.plots.pictures import overlay
@@ -37,7 +38,6 @@ from densenb.widgets.live_preview import (
     live_picture,
     sampling_steps,
 )
-from densenb.widgets.worker import alone
 
 __all__ = [
     "ConfigSliders", "MaskSliders", "RegionSliders", "SettingSliders", "StepBlockHead", "explore",

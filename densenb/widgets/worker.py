@@ -7,34 +7,10 @@ pipeline on the way out; nothing is torn down from outside.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
-_locks: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
-_making = threading.Lock()  # two threads must not make two locks for one pipeline
-
-
-def take(pipe: Any) -> threading.Lock:
-    """Take the pipeline's lock and return it; release it when done. RuntimeError if it's taken."""
-    with _making:
-        lock = _locks.setdefault(pipe, threading.Lock())
-    if not lock.acquire(blocking=False):
-        raise RuntimeError(
-            "this pipeline is drawing already: wait until the picture is there, or cancel it."
-        )
-    return lock
-
-
-@contextmanager
-def alone(pipe: Any) -> Iterator[None]:
-    """Keep jobs off the pipeline in the `with` block; RuntimeError while one is running."""
-    lock = take(pipe)
-    try:
-        yield
-    finally:
-        lock.release()
+from densenb.models.lock import take
 
 
 class Cancelled(Exception):

@@ -191,7 +191,7 @@ def stock(query, key, value, config, plan, step) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value)
 
 
-def explicit(query, key, value, config, plan, step) -> Tensor:
+def every_score(query, key, value, config, plan, step) -> Tensor:
     return explicit.explicit_attention(query, key, value, config, plan, step)
 
 
@@ -277,7 +277,7 @@ def methods(machine: Machine) -> dict[str, Method]:
     """Kept, because what FlexAttention compiles for a shape takes half a minute."""
     return {
         "stock SDPA": stock,
-        "explicit": explicit,
+        "explicit": every_score,
         "hard mask": HardMask(),
         "FlexAttention": Flex(machine),
         "fused, stock operators": by_parts,

@@ -41,7 +41,7 @@ def main() -> None:
     with FlopCounterMode(display=False) as counter:
         dnb.generate(pipe, layout, seeds=[0], config=None)
     flops = counter.get_total_flops()
-    methods = {"stock": None, "dense": dnb.DenseConfig.tuned(pipe)}
+    methods = {"stock": None, "dense": dnb.DenseConfig.recommended(pipe)}
     rows = []
     for threads in (2, 1):
         torch.set_num_threads(threads)

@@ -35,7 +35,7 @@ def cat_and_umbrella(**first: Any) -> dnb.Layout:
 
 def recommended(pipe: Any) -> dnb.DenseConfig:
     """The setting that was measured best for a pipeline."""
-    return dnb.DenseConfig.tuned(pipe)
+    return dnb.DenseConfig.recommended(pipe)
 
 
 def defaults(pipe: Any) -> tuple[float, int]:

@@ -13,7 +13,7 @@ from torch import nn
 
 import densenb as dnb
 from densenb.evaluation import metrics
-from densenb.evaluation.log import FIELDS, Key, Log, result, run_id
+from densenb.evaluation.log import Key, Log, results, run_id
 from densenb.evaluation.runner import evaluate
 from densenb.evaluation.suites import build_suite
 from densenb.miniature.training.loop import Loop, Schedule
@@ -84,8 +84,9 @@ RUN = run_id(SETTINGS)
 
 
 def line(scene):
-    scores = metrics.ObjectScores(*(torch.full((2,), 0.5) for _ in FIELDS))
-    return result(Key(RUN, 0, scene), scores, torch.zeros(8))
+    fields = metrics.ObjectScores._fields
+    scores = metrics.ObjectScores(*(torch.full((1, 2), 0.5) for _ in fields))
+    return results([Key(RUN, 0, scene)], scores, torch.zeros(1, 8))[0]
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""Train the miniature SD 3.5 from nothing: autoencoder, oracle, then text encoders and transformer.
+r"""Train the miniature SD 3.5 from nothing: autoencoder, oracle, then text encoders and transformer.
 
     python -m densenb.miniature.training.train all --out out/miniature
-    accelerate launch --num_processes 2 -m densenb.miniature.training.train flow --out out/miniature --steps 20000
+    accelerate launch --num_processes 2 -m densenb.miniature.training.train flow \
+        --out out/miniature --steps 20000
 
 The same script runs on one CPU (`--toy` for a smoke test), one GPU, several, or several nodes. A
 killed run goes on where it stood; `flow --init FOLDER` starts from the half-precision weights of an
