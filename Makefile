@@ -39,7 +39,7 @@ demo: setup ## paint the same prompt without and with a layout
 
 NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
 	--nbval-cell-timeout 300 -p no:python
-WIDGET_TESTS := $(wildcard $(addprefix tests/test_,widgets.py painter.py playground.py))
+WIDGET_TESTS := tests/widgets
 
 # nbval runs apart from the unit tests: it stalls beside other plugins; and so does the browser,
 # whose event loop is in the way of other tests. All three always run.

@@ -62,12 +62,18 @@ _HOMES = {
     "sd3.dense_attention": ["dense_attention"],
     "sd3.preview": ["preview"],
 }
+_ROOMS = (
+    "attention", "evaluation", "layout", "lessons", "miniature", "models", "modulation", "plots",
+    "recording", "sd3", "widgets",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     for module, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f"densenb.{module}"), name)
+    if name in _ROOMS:
+        return import_module(f"densenb.{name}")
     raise AttributeError(f"module 'densenb' has no attribute {name!r}")
 
 

@@ -130,7 +130,7 @@ def named_object(phrase: str) -> tuple[int, int, int]:
         raise ValueError(
             f"{phrase!r} names {len(nouns)} objects and {len(colours)} colors that the oracle "
             'knows. It scores one object with at most two colors, such as "a blue cat" (see '
-            "densenb.tiny.world.NOUNS and COLOURS)."
+            "densenb.miniature.world.NOUNS and COLOURS)."
         )
     first, second = (*colours, -1, -1)[:2]
     return nouns[0], first, second

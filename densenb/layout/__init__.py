@@ -7,7 +7,7 @@ into a picture. `validation.py` has the checks that the whole library shares. Ta
 
 from densenb.layout.label_maps import regions_from_label_map
 from densenb.layout.layout import Layout, Region, against_neighbours, cover
-from densenb.layout.mask_files import mask_from_png
+from densenb.layout.mask_files import mask_from_base64, mask_from_png
 from densenb.layout.masks import Mask, box, ellipse, mask_from_array, polygon
 from densenb.layout.phrases import find_phrase, place_phrases
 
@@ -21,6 +21,7 @@ __all__ = [
     "ellipse",
     "find_phrase",
     "mask_from_array",
+    "mask_from_base64",
     "mask_from_png",
     "place_phrases",
     "polygon",

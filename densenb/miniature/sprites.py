@@ -2,7 +2,7 @@
 
 The sheet is made from Fluent Emoji 3D by Microsoft (MIT, see NOTICE) with
 
-    python -m densenb.tiny.sprites
+    python -m densenb.miniature.sprites
 
 which needs `npm` to fetch the artwork; everyone else just reads the bundled sheet.
 """

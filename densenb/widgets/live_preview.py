@@ -214,7 +214,7 @@ def layout_as_python(layout: Layout, with_pixels: bool = False) -> str:
             values = ", ".join(map(repr, dataclasses.astuple(mask)))
             code = f"dnb.{type(mask).__name__.lower()}({values})"
         elif with_pixels:
-            code = f"dnb.masks.mask_from_base64({mask.to_dict()['mask_png']!r})"
+            code = f"dnb.layout.mask_from_base64({mask.to_dict()['mask_png']!r})"
         else:
             code = f"layout.regions[{i}].mask"
         parts = [repr(region.phrase), code]

@@ -30,8 +30,6 @@ from typing import Any
 
 import psutil
 
-from densenb.models.architecture import sizes
-
 GIB = 2**30
 HOST_LIMIT = 12e9 / GIB
 GPU_LIMIT = 13.9
@@ -85,7 +83,7 @@ def build(options: argparse.Namespace) -> None:
         tokenizer = getattr(tiny, name)
         tokenizer.model_max_length = length
         tokenizer.save_pretrained(folder / name)
-    sizes.scheduler().save_pretrained(folder / "scheduler")
+    architecture.scheduler().save_pretrained(folder / "scheduler")
     for part, config in architecture.CONFIGS[options.build].items():
         if options.build == "large" and part != "transformer":
             (folder / part).symlink_to((shared / part).resolve())
@@ -299,7 +297,7 @@ def backends() -> list[Any]:
     configs = []
     for name in ("explicit", "fused"):
         try:
-            sizes.append(dnb.DenseConfig(backend=name))
+            configs.append(dnb.DenseConfig(backend=name))
         except ValueError:
             continue
     return configs

@@ -38,7 +38,7 @@ def test_a_newcomer_paints_two_regions_and_the_picture_follows(open_notebook, pi
     assert all(new != old for new, old in zip(after, before, strict=True))
     assert all(mask[row][column] == 1 for mask, row, column in zip(after, (72, 28), (72, 28)))
     assert notebook.value("(play.made.layout == play.layout, play.message)") == [True, ""]
-    notebook.run("from densenb.evaluate import measure")
+    notebook.run("from densenb.evaluation import measure")
     stock, dense = notebook.value(SHARES)  # per cent of the objects in their regions
     assert dense >= stock + 20, (stock, dense)
     drawn = play.locator("img").nth(1).bounding_box()

@@ -13,18 +13,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from helpers import LAYOUT
 from PIL import Image
 
 import densenb as dnb
 from densenb.widgets.painter import Painter
 
-LAYOUT = dnb.Layout(
-    "a blue cat and an orange umbrella in a rose garden",
-    [
-        dnb.Region("a blue cat", dnb.box(0.05, 0.35, 0.50, 0.95)),
-        dnb.Region("an orange umbrella", dnb.ellipse(0.72, 0.40, 0.22, 0.30)),
-    ],
-)
 TRAITS = ("height", "width", "regions", "masks", "loads", "message", "code")
 
 # A model as anywidget gives it: what is saved goes to Python, what Python has then comes back.

@@ -14,7 +14,6 @@ from fault_helpers import Failed, full_disk
 
 import densenb as dnb
 from densenb.cli import gallery
-from densenb.cli.demo import CASES
 from densenb.cli.main import main
 from densenb.miniature.training import train
 
@@ -160,7 +159,7 @@ def draw(pipe, monkeypatch):
     monkeypatch.setattr(gallery, "METHODS", {"stock": None, "transferred": dnb.DenseConfig()})
     # a gallery that packs itself fills the disk
     with full_disk(20_000_000):
-        yield lambda out: gallery.run(out, pipe=pipe, cases=CASES[:1], seeds=[0], steps=1)
+        yield lambda out: gallery.run(out, pipe=pipe, seeds=[0], steps=1)
 
 
 @pytest.mark.xfail(strict=True, raises=OSError, reason="A1: the archive packs itself")

@@ -57,7 +57,6 @@ def test_a_slider_of_a_setting_leaves_the_layout_alone(pipe, monkeypatch):
     assert not rastered
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A14: the page keeps what is refused")
 def test_the_page_shows_what_python_has_after_a_bomb(monkeypatch):
     pytest.importorskip("anywidget")
     from densenb.widgets.painter import Painter
