@@ -10,6 +10,11 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	benchmarks
 .DEFAULT_GOAL := help
 
+# Beside other busy processes, OpenMP threads that spin while they wait are many times slower. densenb
+# sets this itself when it is imported; here it also reaches the kernels of notebooks.
+OMP_WAIT_POLICY ?= PASSIVE
+export OMP_WAIT_POLICY
+
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
@@ -38,7 +43,7 @@ demo: setup ## paint the same prompt without and with a layout
 	@$(VENV)/bin/densenb demo
 
 NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
-	--nbval-cell-timeout 300 -p no:python
+	--nbval-cell-timeout 1200 -p no:python
 WIDGET_TESTS := tests/widgets
 
 # nbval runs apart from the unit tests: it stalls beside other plugins; and so does the browser,

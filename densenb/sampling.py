@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from densenb.layout.layout import Layout
-from densenb.layout.validation import is_whole
+from densenb.layout.validation import check_count, is_whole
 from densenb.models.overflow import check_finite
 from densenb.models.pipeline import Pipeline
 from densenb.modulation.dense_config import DenseConfig
@@ -60,8 +60,7 @@ def generate(
         inputs = dict(dense.inputs)
         edit = inputs.pop("callback_on_step_end", None)  # the caller's, or a rule's on latents
         total = inputs["num_inference_steps"]
-        if total < 1:
-            raise ValueError(f"steps is {total}, but has to be at least 1.")
+        check_count("steps", total)
         done, every = count(1), len(noise) * total
         with tqdm(total=every, desc="sampling", unit="step", disable=bool(progress)) as bar:
 

@@ -34,6 +34,7 @@ from densenb.evaluation.suites import (
 )
 from densenb.evaluation.tables import GROUND_TRUTH, ceiling_row, method_row, settings_of
 from densenb.layout.layout import Layout, against_neighbours
+from densenb.layout.validation import check_count
 from densenb.models.overflow import check_finite
 from densenb.models.tiers import tier
 from densenb.modulation.baselines import (
@@ -291,8 +292,7 @@ def evaluate_each(
     steps, guidance = steps_and_guidance(pipe, steps, guidance)
     counts = {"batch_size": batch_size, "steps": steps, "methods": len(rules), "seeds": len(seeds)}
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} is {count}: it must be at least 1.")
+        check_count(name, count)
     log = Log() if log is None else log
     pipe.to(device)
     judge = (OracleJudge() if judge is None else judge).to(device)

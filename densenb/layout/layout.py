@@ -23,7 +23,7 @@ from densenb.layout.mask_files import mask_from_base64, mask_from_png
 from densenb.layout.masks import Mask, box, ellipse, mask_from_array, polygon
 from densenb.layout.phrases import append_phrases, clean_phrase, find_phrase, place_phrases
 from densenb.layout.png import read_png, write_png
-from densenb.layout.validation import check_keys, check_size, numbers
+from densenb.layout.validation import check_count, check_keys, check_numbers
 
 LATENT_PIXELS = 8  # side of one latent of SD 3.5, the VAE's factor
 TOKEN_PIXELS = 2 * LATENT_PIXELS  # side of one image token: a patch of 2 x 2 latents
@@ -47,7 +47,7 @@ class Region:
         object.__setattr__(self, "phrase", clean_phrase("phrase", self.phrase))
         if not isinstance(self.mask, Mask):
             object.__setattr__(self, "mask", mask_from_array(self.mask))
-        (strength,) = numbers(f'strength of "{self.phrase}"', [self.strength])
+        (strength,) = check_numbers(f'strength of "{self.phrase}"', [self.strength])
         if strength < 0:
             raise ValueError(
                 f'strength of "{self.phrase}" is {strength}: it must be 0 (off) or more. To keep'
@@ -154,8 +154,8 @@ class Layout:
         """
         if method not in ("area", "soft", "nearest"):
             raise ValueError(f'method is {method!r}: it must be "area", "soft" or "nearest".')
-        check_size("rows", rows)
-        check_size("columns", columns)
+        check_count("rows", rows)
+        check_count("columns", columns)
         pixels = self.pixel_masks(rows * TOKEN_PIXELS, columns * TOKEN_PIXELS)
         if method == "nearest":
             return pixels[:, ::TOKEN_PIXELS, ::TOKEN_PIXELS] >= 0.5
@@ -236,6 +236,14 @@ class Layout:
             return cls.from_dict(read_png(path)["layout"])
         except TypeError as error:
             raise ValueError(f"{path} is refused: {error}") from error
+
+
+def check_layouts(layout: Layout | Sequence[Layout]) -> list[Layout]:
+    """One layout, or several, as a list; ValueError for anything else."""
+    layouts = [layout] if isinstance(layout, Layout) else list(layout)
+    if not layouts or not all(isinstance(each, Layout) for each in layouts):
+        raise ValueError(f"layout is {layout!r}, but has to be a Layout or a list of them.")
+    return layouts
 
 
 def against_neighbours(layout: Layout) -> Layout:

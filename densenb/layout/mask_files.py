@@ -33,14 +33,12 @@ def mask_from_png(path: str | Path | bytes) -> Mask:
 def mask_from_base64(text: str) -> Mask:
     """The mask that `to_dict` wrote as an inline PNG."""
     try:
-        file = io.BytesIO(base64.b64decode(text, validate=True))
-        levels = np.array(Image.open(file).convert("L"))
-    except (TypeError, *BROKEN) as error:
+        return mask_from_png(base64.b64decode(text, validate=True))
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f'"mask_png" must be a whole PNG in base64, got {text!r:.40}: write it with'
+            f'"mask_png" must be a whole PNG in base64, got {text!r:.40} ({error}). Write it with'
             ' Layout.to_json, or use "mask": "file.png".'
         ) from error
-    return mask_from_array(levels / 255)
 
 
 def read_picture(path: str | Path | bytes) -> np.ndarray:

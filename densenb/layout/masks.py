@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from densenb.layout.validation import check_size, numbers
+from densenb.layout.validation import check_count, check_numbers
 
 
 class Mask:
@@ -45,8 +45,8 @@ class Shape(Mask):
         raise NotImplementedError
 
     def raster(self, height: int, width: int) -> Tensor:
-        check_size("height", height)
-        check_size("width", width)
+        check_count("height", height)
+        check_count("width", width)
         x = (torch.arange(width, dtype=torch.float64) + 0.5) / width
         y = (torch.arange(height, dtype=torch.float64) + 0.5) / height
         mask = self.inside(x[None, :], y[:, None])
@@ -118,8 +118,8 @@ class Pixels(Mask):
         self._levels = levels  # uint8 [height, width]
 
     def raster(self, height: int, width: int) -> Tensor:
-        check_size("height", height)
-        check_size("width", width)
+        check_count("height", height)
+        check_count("width", width)
         mask = torch.from_numpy(self._levels).double() / 255
         if mask.shape == (height, width):
             return mask.float()
@@ -144,7 +144,7 @@ class Pixels(Mask):
 
 def box(x0: float, y0: float, x1: float, y1: float) -> Mask:
     """A box by its corners, in fractions of the picture: 0 <= x0 < x1 <= 1, 0 <= y0 < y1 <= 1."""
-    x0, y0, x1, y1 = numbers("box", [x0, y0, x1, y1])
+    x0, y0, x1, y1 = check_numbers("box", [x0, y0, x1, y1])
     for low, high, axis in ((x0, x1, "x"), (y0, y1, "y")):
         if not (0 <= low <= 1 and 0 <= high <= 1):
             raise ValueError(
@@ -166,7 +166,7 @@ def ellipse(cx: float, cy: float, rx: float, ry: float) -> Mask:
     `rx` is a fraction of the width and `ry` of the height: equal radii make a circle in square
     pictures only.
     """
-    cx, cy, rx, ry = numbers("ellipse", [cx, cy, rx, ry])
+    cx, cy, rx, ry = check_numbers("ellipse", [cx, cy, rx, ry])
     if rx <= 0 or ry <= 0:
         raise ValueError(
             f"ellipse({cx}, {cy}, {rx}, {ry}): radii must be above 0. Give centre x, centre y,"
@@ -253,5 +253,5 @@ def resize_weights(source: int, target: int) -> Tensor:
 def pair(point: Sequence[float]) -> tuple[float, float]:
     if isinstance(point, str) or not hasattr(point, "__len__") or len(point) != 2:
         raise ValueError(f"polygon point {point!r} is not a pair: give [(x, y), (x, y), ...].")
-    x, y = numbers("polygon", list(point))
+    x, y = check_numbers("polygon", list(point))
     return x, y

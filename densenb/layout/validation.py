@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 
-def check_size(name: str, value: int) -> None:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an int, got {value!r}: round it first.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, of any library; True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def numbers(name: str, values: Sequence[Any]) -> list[float]:
-    """Finite floats, or an error that names the culprit."""
+def check_number(name: str, value: Any, high: float = sys.float_info.max) -> int | float:
+    """The number as Python's own int or float; ValueError unless it is from 0 to `high`."""
+    own: int | float = math.nan
+    if isinstance(value, Real) and not isinstance(value, bool):
+        own = int(value) if isinstance(value, Integral) else float(value)
+    if not 0 <= own <= high:
+        bound = "of at least 0" if high > 1 else f"from 0 to {high:g}"
+        raise ValueError(f"{name} is {value!r:.40}, but has to be a finite number {bound}.")
+    return own
+
+
+def check_numbers(name: str, values: Sequence[Any]) -> list[float]:
+    """Finite floats; TypeError or ValueError for anything else."""
     floats = []
     for value in values:
         if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
@@ -31,38 +41,44 @@ def numbers(name: str, values: Sequence[Any]) -> list[float]:
     return floats
 
 
+def check_count(name: str, value: Any) -> None:
+    """TypeError unless it is a whole number, ValueError unless it is at least 1."""
+    if not is_whole(value):
+        raise TypeError(f"{name} must be an int, got {value!r}: round it first.")
+    if value < 1:
+        raise ValueError(f"{name} is {value}, but has to be at least 1.")
+
+
+def check_indices(
+    name: str, values: Any, last: int | None = None, instead: str = "None"
+) -> tuple[int, ...]:
+    """The numbers in order, each once; ValueError unless they count from 0 (to `last`)."""
+    given = tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else ()
+    if not given or not all(is_whole(n) and 0 <= n <= (n if last is None else last) for n in given):
+        limit = "counted from 0" if last is None else f"from 0 to {last}"
+        raise ValueError(
+            f"{name} is {values!r}, but has to list {name[:-1]} numbers, {limit}, or be {instead}."
+        )
+    return tuple(sorted(set(map(int, given))))
+
+
+def check_one_of(name: str, value: object, choices: Sequence[object]) -> None:
+    """ValueError unless the value is one of the choices."""
+    if value not in choices:
+        allowed = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} is {value!r}, but has to be {allowed}.")
+
+
 def check_keys(what: str, data: Any, required: list[str], optional: list[str]) -> None:
+    """TypeError unless `data` is a mapping, ValueError for unknown or missing keys."""
     known = [*required, *optional]
     if not isinstance(data, Mapping):
         raise TypeError(f"{what} must be an object with keys {', '.join(known)}, got {data!r}.")
     for key in data:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            mend = f'did you mean "{near[0]}"?' if near else f"known keys are {', '.join(known)}."
-            raise ValueError(f'unknown key "{key}" in the {what}: {mend}')
+            fix = f'did you mean "{near[0]}"?' if near else f"known keys are {', '.join(known)}."
+            raise ValueError(f'unknown key "{key}" in the {what}: {fix}')
     for key in required:
         if key not in data:
             raise ValueError(f'the {what} has no "{key}": add it, e.g. "{key}": ...')
-
-
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number, of whichever library; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def check_one_of(name: str, value: object, choices: Sequence[object]) -> None:
-    if value not in choices:
-        allowed = " or ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name} is {value!r}, but has to be {allowed}.")
-
-
-def check_indices(name: str, value: Any) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    numbers = tuple(value) if isinstance(value, Iterable) else ()
-    if not numbers or not all(is_whole(number) and number >= 0 for number in numbers):
-        raise ValueError(
-            f"{name} is {value!r}, but has to list {name[:-1]} numbers, counted from 0, or be None "
-            f"for all {name}."
-        )
-    return tuple(map(int, numbers))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass
-from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
-from densenb.layout.validation import check_indices, check_one_of
+from densenb.layout.validation import check_indices, check_number, check_one_of
 from densenb.modulation.plan import Plan, Step
 
 
@@ -49,18 +47,14 @@ class Rule:
         check_one_of("phrase_match", self.phrase_match, ("all", "first"))
         check_one_of("unassigned", self.unassigned, ("background", "none"))
         for name in ("blocks", "heads"):
-            object.__setattr__(self, name, check_indices(name, getattr(self, name)))
+            chosen = getattr(self, name)
+            if chosen is not None:
+                chosen = check_indices(name, chosen, instead=f"None for all {name}")
+                object.__setattr__(self, name, chosen)
 
     def _number(self, name: str, high: float = sys.float_info.max) -> None:
-        """Check a number, and keep it as Python's own, whichever library it came from."""
-        value = getattr(self, name)
-        own = math.nan
-        if isinstance(value, Real) and not isinstance(value, bool):
-            own = int(value) if isinstance(value, Integral) else float(value)
-        if not 0 <= own <= high:
-            bound = "of at least 0" if high > 1 else f"from 0 to {high:g}"
-            raise ValueError(f"{name} is {value!r:.40}, but has to be a finite number {bound}.")
-        object.__setattr__(self, name, own)
+        """Check a setting, and keep it as Python's own number."""
+        object.__setattr__(self, name, check_number(name, getattr(self, name), high))
 
     def active(self, step: Step, joint: bool) -> bool:
         """Whether this step is edited, in joint (True) or in image-only attention (False)."""

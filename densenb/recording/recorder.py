@@ -17,7 +17,7 @@ import torch
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 from torch import Tensor
 
-from densenb.layout.layout import Layout
+from densenb.layout.layout import Layout, check_layouts
 from densenb.layout.validation import is_whole
 from densenb.models.tiers import tier
 from densenb.recording.pooling import Places, phrase_maps, pool, scores_of, token_places
@@ -368,9 +368,7 @@ def record_attention(
     Raises ValueError for settings that do not fit the model, and for fused or foreign attention
     processors; RuntimeError when nested in itself. Taught in notebook 02.
     """
-    layouts = [layout] if isinstance(layout, Layout) else list(layout)
-    if not layouts or not all(isinstance(each, Layout) for each in layouts):
-        raise ValueError(f"layout is {layout!r}, but has to be a Layout or a list of them.")
+    layouts = check_layouts(layout)
     record = Recorder(pipe, layouts, steps, blocks, heads, kinds, rows, maps, scores)
     try:
         record.install()

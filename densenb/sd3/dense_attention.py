@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densenb.layout.layout import Layout
+from densenb.layout.layout import Layout, check_layouts
 from densenb.modulation.dense_config import DenseConfig
 from densenb.modulation.plan import Step
 from densenb.modulation.rule import Rule
@@ -34,6 +34,7 @@ from densenb.sd3.processors import (
     DenseJointAttnProcessor,
     Pass,
     block_number,
+    exchanged,
     refuse_nesting,
     stock_processors,
 )
@@ -48,7 +49,7 @@ class Dense:
 
     inputs: the arguments for `pipe(**inputs)`: prompt (or its embeddings), size, steps, guidance.
     negatives: by what number `rows` names the negative layout of each layout; None if it has none.
-    patched: how many attention layers are in the rule's hands, e.g. "6 joint + 3 image-only".
+    patched: how many attention layers are patched, e.g. "6 joint + 3 image-only".
     backend: "explicit" or "fused": what computes the edited attention; "auto" has chosen by now.
     """
 
@@ -73,15 +74,14 @@ class Dense:
         self._plans = Plans(pipe, [*layouts, *against], rule)
         self._passes = 0
 
-        self._stock = stock_processors(pipe.transformer)
-        self._ours = {
+        self.processors = {
             name: DenseJointAttnProcessor(name, processor, self)
-            for name, processor in self._stock.items()
+            for name, processor in stock_processors(pipe.transformer).items()
             if rule.blocks is None or block_number(name) in rule.blocks
         }
         check_choice(rule, pipe.transformer)
-        image_only = sum(".attn2." in name for name in self._ours)
-        self.patched = f"{len(self._ours) - image_only} joint + {image_only} image-only"
+        image_only = sum(".attn2." in name for name in self.processors)
+        self.patched = f"{len(self.processors) - image_only} joint + {image_only} image-only"
 
         # Whatever is wrong with the layout comes to light here, not in the middle of sampling.
         height, width = inputs["height"], inputs["width"]
@@ -118,26 +118,11 @@ class Dense:
         finally:
             self._owners = before
 
-    # ------------------------------------------------------------------- in and out of the model
-    def install(self) -> None:
-        transformer = self.pipe.transformer
-        self._hook = transformer.register_forward_pre_hook(self._before_pass, with_kwargs=True)
-        # A full copy, because set_attn_processor empties the dict that it is given.
-        transformer.set_attn_processor({**self._stock, **self._ours})
-        installed = transformer.attn_processors
-        missing = [name for name, ours in self._ours.items() if installed[name] is not ours]
-        if missing:
-            raise RuntimeError(f"diffusers did not take the attention processors of {missing}.")
-
-    def remove(self) -> None:
-        self.pipe.transformer.set_attn_processor(dict(self._stock))
-        if hasattr(self, "_hook"):
-            self._hook.remove()
-        self.now = None
-
     def verify(self) -> None:
         """Regions that silently do nothing are the worst failure: say it, or stop."""
-        skipped = [ours.name for ours in self._ours.values() if ours.expected and not ours.edited]
+        skipped = [
+            ours.name for ours in self.processors.values() if ours.expected and not ours.edited
+        ]
         if skipped:
             raise RuntimeError(
                 f"the layout had no effect in {', '.join(skipped)}: these attention layers were "
@@ -151,7 +136,7 @@ class Dense:
                 "pipe(**dense.inputs) with the same pipe, inside the with block.",
                 stacklevel=4,
             )
-        elif effective and not any(ours.expected for ours in self._ours.values()):
+        elif effective and not any(ours.expected for ours in self.processors.values()):
             warnings.warn(
                 f"none of the {self._passes} transformer passes was edited: all lie after the "
                 f"first {self.rule.window:.0%} of the steps (window), or no row follows a layout.",
@@ -159,7 +144,7 @@ class Dense:
             )
 
     # ------------------------------------------------------------------------------ every pass
-    def _before_pass(self, transformer: Any, args: tuple, kwargs: dict) -> tuple | None:
+    def before_pass(self, transformer: Any, args: tuple, kwargs: dict) -> tuple | None:
         reading = read_pass(self.pipe, args, kwargs)
         owners = row_owners(
             self.pipe, reading, len(self.layouts), self._owners, "dense", self.negatives
@@ -177,7 +162,7 @@ class Dense:
             image_plan=plan.image_only(),
         )
         self._passes += 1
-        for name, ours in self._ours.items():
+        for name, ours in self.processors.items():
             if rows and block_number(name) not in (reading.skipped or ()):
                 ours.expected += self.rule.active(reading.step, joint=".attn." in name)
         active = self.rule.active(reading.step, joint=True)
@@ -242,9 +227,7 @@ def dense_attention(
             f"config is {config!r}, but has to be a DenseConfig or another rule, or None for the "
             "stock pipeline."
         )
-    layouts = [layout] if isinstance(layout, Layout) else list(layout)
-    if not layouts or not all(isinstance(each, Layout) for each in layouts):
-        raise ValueError(f"layout is {layout!r}, but has to be a Layout or a list of them.")
+    layouts = check_layouts(layout)
     inputs = call_inputs(pipe, layout, config, **call_kwargs)
     if config is None:
         refuse_nesting(pipe.transformer)
@@ -252,11 +235,11 @@ def dense_attention(
         return
     negatives = negative_layouts(layouts, inputs | call_kwargs)
     dense = Dense(pipe, layouts, config, inputs, negatives)
-    try:
-        dense.install()
-        yield dense
-    finally:
-        dense.remove()
+    with exchanged(pipe.transformer, dense.processors, dense.before_pass):
+        try:
+            yield dense
+        finally:
+            dense.now = None
     dense.verify()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,6 +140,28 @@ class DenseJointAttnProcessor:
             return weights
         ours = torch.tensor([head in rule.heads for head in heads], device=scores.device)
         return torch.where(ours[:, None, None], weights, scores.softmax(dim=-1))
+
+
+@contextmanager
+def exchanged(
+    transformer: Any, processors: Mapping[str, Any], before_pass: Callable[..., Any]
+) -> Iterator[None]:
+    """Inside, the transformer has these processors in place of its own, and a hook on every pass.
+
+    On leaving, also by an error, it is as it was before.
+    """
+    stock = dict(transformer.attn_processors)
+    hook = transformer.register_forward_pre_hook(before_pass, with_kwargs=True)
+    try:
+        transformer.set_attn_processor({**stock, **processors})
+        installed = transformer.attn_processors
+        missing = [name for name, ours in processors.items() if installed[name] is not ours]
+        if missing:
+            raise RuntimeError(f"diffusers did not take the attention processors of {missing}.")
+        yield
+    finally:
+        hook.remove()
+        transformer.set_attn_processor(stock)
 
 
 def stock_processors(transformer: Any) -> dict[str, JointAttnProcessor2_0]:

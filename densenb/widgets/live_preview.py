@@ -18,6 +18,7 @@ from torch import Tensor
 
 from densenb.layout.layout import Layout
 from densenb.layout.masks import Pixels
+from densenb.layout.validation import check_count
 from densenb.models.tiers import tier
 from densenb.modulation.dense_config import DenseConfig
 from densenb.modulation.formulas import (
@@ -38,8 +39,7 @@ PANEL = 176  # pixels
 # ----------------------------------------------------------------------------- what it amounts to
 def sampling_steps(pipe: Any, count: int) -> list[Step]:
     """The steps of a sampling in `count` steps; the scheduler of `pipe` itself is not changed."""
-    if count < 1:
-        raise ValueError(f"steps is {count}, but has to be at least 1.")
+    check_count("steps", count)
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     scheduler.set_timesteps(count)
     sigmas = (scheduler.timesteps.float() / scheduler.config.num_train_timesteps).tolist()

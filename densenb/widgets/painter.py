@@ -23,7 +23,7 @@ from PIL import Image
 
 from densenb.layout.layout import Layout
 from densenb.layout.masks import Mask, Pixels
-from densenb.layout.validation import check_size
+from densenb.layout.validation import check_count
 from densenb.plots.pictures import region_colour
 from densenb.widgets.explorer import Shown
 from densenb.widgets.live_preview import layout_as_python
@@ -73,7 +73,7 @@ class Painter(Shown):
                 " reload the page. Or use densenb.widgets.MaskSliders, which works without it."
             )
         for name, value in (("height", height), ("width", width)):
-            check_size(name, value)
+            check_count(name, value)
             if value > LARGEST:
                 raise ValueError(
                     f"{name} is {value}, but at most {LARGEST} pixels can be painted: give a"

@@ -390,7 +390,10 @@ def region_dict(**kwargs):
         (lambda: Layout("a cat", []), "no regions"),
         (lambda: Layout("a cat", regions("a cat"), background=""), "background is empty"),
         (lambda: layout_of(box(0, 0, 1, 1)).token_masks(4, 4, method="bilinear"), "bilinear"),
-        (lambda: layout_of(box(0, 0, 1, 1)).pixel_masks(0, 4), "height must be at least 1, got 0"),
+        (
+            lambda: layout_of(box(0, 0, 1, 1)).pixel_masks(0, 4),
+            "height is 0, but has to be at least 1",
+        ),
         (lambda: Layout.from_json("nowhere.json"), "nowhere.json is not a file"),
         (lambda: Layout.from_dict({"caption": "a"}), 'no "regions"'),
         (lambda: Layout.from_dict({"captoin": "a", "regions": []}), 'did you mean "caption"'),

@@ -191,7 +191,7 @@ def test_an_error_of_a_callback_is_shown():
     ("arguments", "error", "message"),
     [
         ({"layout": "a cat"}, TypeError, "one Layout"),
-        ({"height": 0}, ValueError, "height must be at least 1"),
+        ({"height": 0}, ValueError, "height is 0, but has to be at least 1"),
         ({"width": 64.0}, TypeError, "width must be an int"),
         ({"width": 4096}, ValueError, "width is 4096, but at most 2048"),
     ],
