@@ -1,0 +1,39 @@
+"""What the pages name is there: files of the tree, and modules and names of the package."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.md")])
+PAGES.remove(ROOT / "CHANGELOG.md")  # it also names what is gone
+FILE = re.compile(r"(?<![\w/])(?:densenb|docs|experiments|notebooks|tests|tools)/[\w/.-]*\.\w+")
+LINK = re.compile(r"\]\((?!https?://)([\w/-]*\.[\w./-]+)")
+NAME = re.compile(r"(?<![\w/.])densenb(?:\.[A-Za-z_]\w*)+")
+
+
+def found(name: str) -> bool:
+    """Whether it is a module, or a name inside one: "densenb.plots.overlay"."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            there = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            there = getattr(there, part, None)
+        return there is not None
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_links_and_names_of_a_page_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    gone = [name for name in FILE.findall(text) if not list(ROOT.glob(name))]
+    gone += [link for link in LINK.findall(text) if not (page.parent / link).exists()]
+    gone += [name for name in NAME.findall(text) if not found(name)]
+    assert not gone
