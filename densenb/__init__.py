@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # OpenMP reads this once, when torch is loaded. Threads that spin while they wait are slow beside
 # other busy processes (`tests/benchmarks/busy.py` shows both figures).
+TORCH_CAME_FIRST = "torch" in sys.modules and "OMP_WAIT_POLICY" not in os.environ  # too late
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Both warn at import about faster code of other packages that densenb never uses.

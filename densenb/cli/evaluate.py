@@ -1,56 +1,100 @@
-"""The work of `densenb evaluate`, after its options were checked."""
+"""`densenb evaluate`: score methods on scenes with ground truth."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from fnmatch import filter as matching
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from accelerate import PartialState
+from densenb.cli.options import add_sampling, count, file, folder, load, names, seeds
 
-from densenb.evaluation import failures
-from densenb.evaluation.judges import load_judge
-from densenb.evaluation.log import Log
-from densenb.evaluation.runner import artist, default_batch, evaluate_each
-from densenb.evaluation.suites import SUITES, Suite, batches, build_suite
-from densenb.evaluation.tables import GROUND_TRUTH, compared, table
-from densenb.models.load import load
-from densenb.plots import pictures
+if TYPE_CHECKING:
+    from densenb.evaluation.suites import Suite
+    from densenb.models.pipeline import Pipeline
 
 
-def run(options: argparse.Namespace, device: str, dtype: torch.dtype | None) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
+    """The command's options."""
+    command = commands.add_parser("evaluate", help="score methods on scenes with ground truth")
+    option = command.add_argument
+    option(
+        "--suite",
+        type=names,
+        default=["test"],
+        help="such as test,test-tiny or 'tune*' (default: test)",
+    )
+    option(
+        "--methods",
+        type=names,
+        default=["stock", "transferred"],
+        help="such as stock,hard-mask or 'repair-*' (default: stock,transferred)",
+    )
+    option("--scenes", type=count, default=256, help="how many (default: %(default)s)")
+    option("--seed", type=int, default=0, help="of the scenes and noise (default: %(default)s)")
+    option("--seeds", type=seeds, default=[0], help="of more noise, such as 0,1,2 (default: 0)")
+    option(
+        "--full",
+        action="store_true",
+        help="use as many scenes and noise seeds as each suite needs for numbers to report",
+    )
+    option("--against", help="compare with this method, scene by scene")
+    option("--out", type=Path, help="write the rows to this JSON file")
+    option("--log", type=Path, help="keep scores in this file; the same command resumes from it")
+    option(
+        "--judge",
+        default="oracle",
+        help="oracle, detector:MODEL or clip:MODEL (default: %(default)s)",
+    )
+    add_sampling(command)
+    option("--batch-size", type=count, help="pictures at a time (default: 8, on a GPU 64)")
+    option("--device", help="such as cpu or cuda:1 (default: CUDA where there is one)")
+    option("--sheet", type=Path, help="PNG for a contact sheet, methods by first scenes")
+    option("--pictures", type=Path, help="folder for pictures of the first scenes")
+    option("--keep", type=count, default=8, help="how many first scenes (default: %(default)s)")
+    option("--gallery", type=Path, help="folder for a page of the worst scenes")
+    option("--worst", type=count, default=8, help="how many per method (default: %(default)s)")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
     """Evaluate every suite; then, in the main process, write and print what was asked for."""
-    # processes that are done wait for the others, as long as those need
+    from accelerate import PartialState
+
+    from densenb.evaluation import judges, log, runner, suites, tables
+
+    check(options)
+    # a process that is done waits for the others as long as they need
     state = PartialState(cpu=options.device == "cpu", timeout=timedelta(days=7))
+    device = check_device(options.device)
     if state.num_processes > 1 and device == "cuda":
         device = str(state.device)  # one for each process
-    options.batch_size = options.batch_size or default_batch(device)
-    log = Log(options.log, leads=state.is_local_main_process)
+    options.batch_size = options.batch_size or runner.default_batch(device)
+    scores = log.Log(options.log, leads=state.is_local_main_process)
     state.wait_for_everyone()  # no process writes before all have read
-    judge = load_judge(options.judge, device)
-    pipe = load(options.model, device, dtype, t5=not options.no_t5)
+    judge = judges.load_judge(options.judge, device)
+    pipe = load(options, device)
 
-    suites, rows = {}, []
+    built, rows = {}, []
     for name in options.suite:
-        kind = SUITES[name]
+        kind = suites.SUITES[name]
         scenes = kind.scenes if options.full else options.scenes
-        suites[name] = build_suite(name, scenes, options.seed, device)
-        for row in evaluate_each(
+        built[name] = suites.build_suite(name, scenes, options.seed, device)
+        for row in runner.evaluate_each(
             pipe,
             options.methods,
-            suites[name],
+            built[name],
             seeds=range(kind.seeds) if options.full else options.seeds,
             batch_size=options.batch_size,
             device=device,
             steps=options.steps,
             guidance=options.guidance,
             judge=judge,
-            log=log,
+            log=scores,
         ):
             rows.append(row)
             if options.out:  # after every row: an interrupted run keeps what is finished
@@ -58,17 +102,58 @@ def run(options: argparse.Namespace, device: str, dtype: torch.dtype | None) -> 
     if not state.is_main_process:
         return
     if options.against:
-        rows = compared(rows, options.against)
+        rows = tables.compared(rows, options.against)
         if options.out:
             write_rows(options.out, rows)
-    print(table(rows))
+    print(tables.table(rows))
     if options.sheet or options.pictures:
-        first_scenes(options, pipe, suites[options.suite[0]])
+        draw_first_scenes(options, pipe, built[options.suite[0]])
     if options.gallery:
-        gallery(options, pipe, suites, rows)
+        draw_worst_scenes(options, pipe, built, rows)
     for path in (options.out, options.log, options.sheet, options.pictures, options.gallery):
         if path:
             print(f"wrote {path}")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Put full names for patterns; ValueError or OSError for what cannot be done."""
+    from densenb.evaluation.runner import METHODS
+    from densenb.evaluation.suites import SUITES, known
+
+    options.methods = full_names(options.methods, METHODS, "method")
+    options.suite = full_names(options.suite, SUITES, "suite")
+    if options.against and known(options.against, METHODS, "method") not in options.methods:
+        options.methods = [options.against, *options.methods]
+    check_device(options.device)
+    for path in filter(None, (options.out, options.log, options.sheet)):
+        file(path)
+    for path in filter(None, (options.pictures, options.gallery)):
+        folder(path)
+
+
+def full_names(wanted: Iterable[str], all_names: Iterable[str], what: str) -> list[str]:
+    """Names, and what patterns such as 'test*' match; ValueError for an unknown one."""
+    from densenb.evaluation.suites import known
+
+    found = [n for w in wanted for n in matching(all_names, w) or [known(w, all_names, what)]]
+    return list(dict.fromkeys(found))
+
+
+def check_device(name: str | None) -> str:
+    """The device, by default the best; ValueError for one that is not there."""
+    import torch
+
+    from densenb.evaluation.runner import best_device
+
+    if name is None:
+        return best_device()
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise ValueError(f"device is {name!r}: use cpu, cuda or cuda:1.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {name!r}, but there is no CUDA here: use --device cpu.")
+    return name
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -78,13 +163,16 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     fresh.replace(path)
 
 
-def first_scenes(options: argparse.Namespace, pipe: Any, suite: Suite) -> None:
+def draw_first_scenes(options: argparse.Namespace, pipe: Pipeline, suite: Suite) -> None:
     """The first scenes by every method, from the first noise seed: `--sheet` and `--pictures`."""
+    from densenb.evaluation import runner, suites, tables
+    from densenb.plots import pictures
+
     first = [(options.seeds[0], scene) for scene in range(min(options.keep, len(suite)))]
-    kept = {GROUND_TRUTH: list(suite.images[: len(first)].float() / 255)}
+    kept = {tables.GROUND_TRUTH: list(suite.images[: len(first)].float() / 255)}
     for method in options.methods:
-        draw = artist(pipe, method, suite, options.steps, options.guidance)
-        parts = map(draw, batches(first, options.batch_size))
+        draw = runner.artist(pipe, method, suite, options.steps, options.guidance)
+        parts = map(draw, suites.batches(first, options.batch_size))
         kept[method] = [picture for part in parts for picture in part.cpu()]
     if options.sheet:
         pictures.sheet(kept).save(options.sheet)
@@ -94,16 +182,23 @@ def first_scenes(options: argparse.Namespace, pipe: Any, suite: Suite) -> None:
             pictures.to_image(image).save(options.pictures / method / f"scene-{index:03}.png")
 
 
-def gallery(
-    options: argparse.Namespace, pipe: Any, suites: dict[str, Suite], rows: list[dict[str, Any]]
+def draw_worst_scenes(
+    options: argparse.Namespace,
+    pipe: Pipeline,
+    suites: dict[str, Suite],
+    rows: list[dict[str, Any]],
 ) -> None:
     """A page of each method's worst scenes: `--gallery`."""
+    from densenb.evaluation import failures, runner
+
     sections = [
         failures.section(
             options.gallery,
             suite,
             [row for row in rows if row["suite"] == name],
-            partial(artist, pipe, suite=suite, steps=options.steps, guidance=options.guidance),
+            partial(
+                runner.artist, pipe, suite=suite, steps=options.steps, guidance=options.guidance
+            ),
             options.worst,
             against=options.against,
             batch_size=options.batch_size,

@@ -17,16 +17,19 @@ from helpers import LAYOUT
 from PIL import Image
 
 from densenb.cli import demo, main
+from densenb.cli.cases import CASES
 from densenb.evaluation import suites
 from densenb.evaluation.judges import named_object
 from densenb.layout.layout import Layout, against_neighbours
 from densenb.miniature import vocabulary
 from densenb.miniature.oracle import Oracle
 from densenb.miniature.world import COLOURS, NOUNS
+from densenb.models import tiers
 from densenb.models.memory_plan import Machine
 from densenb.models.overflow import Overflow
 from densenb.modulation.dense_config import DenseConfig
 from densenb.plots import layouts, pictures
+from densenb.sampling import generate
 
 
 @pytest.fixture(scope="session")
@@ -80,13 +83,9 @@ def test_generate_writes_each_seed_with_and_without_regions(model, layout_file, 
 def test_generate_takes_the_setting_that_was_measured_for_the_model(
     layout_file, tmp_path, monkeypatch, capsys
 ):
-    from densenb import sampling
-    from densenb.models import tiers
-
     drawn = []
     monkeypatch.setattr(
-        sampling,
-        "generate",
+        "densenb.sampling.generate",
         lambda pipe, layout, seeds, rule, *_, **__: (
             drawn.append(rule) or [Image.new("L", (64, 64))]
         ),
@@ -125,12 +124,9 @@ def test_what_sampling_would_refuse_ends_in_one_line_without_a_bar(model, tmp_pa
 
 
 def test_generate_gives_a_method_the_layout_it_is_about(layout_file, tmp_path, monkeypatch):
-    from densenb import sampling
-
     drawn = []
     monkeypatch.setattr(
-        sampling,
-        "generate",
+        "densenb.sampling.generate",
         lambda pipe, layout, *_, **__: drawn.append(layout) or [Image.new("L", (64, 64))],
     )
     arguments = ["generate", "--layout", layout_file, "--out", str(tmp_path / "out")]
@@ -381,7 +377,6 @@ def test_precision_and_t5_reach_the_model(model, layout_file, tmp_path, monkeypa
 
     loaded, loading = [], load.load
     monkeypatch.setattr(load, "load", watched)
-    monkeypatch.setattr("densenb.cli.evaluate.load", watched)
     log = tmp_path / "log.jsonl"
     evaluate = ["evaluate", "--scenes", "1", "--methods", "stock", "--device", "cpu"]
     evaluate += ["--log", str(log)]
@@ -435,6 +430,36 @@ def test_version_and_help(capsys):
     assert all(command in printed for command in COMMANDS)
 
 
+# --------------------------------------------------------------------------------- what is imported
+def imported(code: str, names: set[str]) -> set[str]:
+    """Which of the modules a fresh process has imported after running some code."""
+    code += f"\nimport sys; print('imported:', *{names} & sys.modules.keys())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(run.stdout.split("imported:")[1].split())
+
+
+HEAVY = {"torch", "diffusers", "transformers", "accelerate", "matplotlib", "numpy", "PIL"}
+
+
+def test_the_list_of_imports_is_not_always_empty():
+    assert imported("import numpy", HEAVY) == {"numpy"}
+
+
+def test_densenb_itself_imports_nothing_heavy():
+    assert imported("import densenb", HEAVY) == set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS),
+     ["generate", "--steps", "x"], ["evaluate", "--scenes", "0"], ["dem"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_help_and_wrong_options_import_nothing_heavy(arguments):
+    code = f"from densenb.cli import main\ntry: main({arguments})\nexcept SystemExit: pass"
+    assert imported(code, HEAVY) == set()
+
+
 def test_the_miniature_warns_of_words_it_never_saw():
     unknown = vocabulary.unknown_words("a red catt and a zeppelin in a rose garden, on the left")
     assert list(unknown) == ["catt", "zeppelin"]
@@ -444,31 +469,42 @@ def test_the_miniature_warns_of_words_it_never_saw():
 
 
 # ------------------------------------------------------------------------------------------- demo
-@pytest.mark.parametrize("case", demo.CASES, ids=lambda case: case.name)
-def test_cases_can_be_scored_and_keep_their_captions(case):
-    assert case.layout.text == case.layout.caption
-    for region in case.layout.regions:
+@pytest.mark.parametrize("layout", CASES.values(), ids=CASES)
+def test_cases_can_be_scored_and_keep_their_captions(layout):
+    assert layout.text == layout.caption
+    for region in layout.regions:
         assert named_object(region.phrase)[0] >= 0
-    assert not case.layout.token_masks(16, 16).sum(0).gt(1).any()  # regions do not overlap
+    assert not layout.token_masks(16, 16).sum(0).gt(1).any()  # regions do not overlap
 
 
 def test_the_prompts_of_the_first_report_are_in_the_demo():
-    captions = [case.layout.caption for case in demo.CASES]
+    captions = [layout.caption for layout in CASES.values()]
     assert captions[0] == "cat with red umbrella"
     assert captions[1].startswith("A magnificent squid, shimmering in shades of deep indigo and")
 
 
-def test_demo_writes_figures_pictures_and_scores(random_pipe, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo, "tier", lambda pipe: _quick(random_pipe))
-    torch.manual_seed(0)
-    report = demo.run(
-        tmp_path, fast=True, pipe=random_pipe, oracle=Oracle().eval(), cases=demo.CASES[:2],
-        config=DenseConfig(window=1.0),
-    )  # fmt: skip
-    assert json.loads((tmp_path / "metrics.json").read_text()) == report
+@pytest.fixture
+def quick(random_pipe, random_oracle, monkeypatch):
+    """Only two cases, drawn in one step by the random pipeline and scored by a random oracle."""
+    small = dataclasses.replace(tiers.tier(random_pipe), steps=1, t5_length=64)
+    monkeypatch.setattr(random_pipe.transformer, tiers.ATTRIBUTE, small, raising=False)
+    monkeypatch.setattr("densenb.models.load.load", lambda *_, **__: random_pipe)
+    monkeypatch.setattr("densenb.miniature.oracle.load_oracle", lambda device: Oracle().eval())
+    monkeypatch.setattr("densenb.cli.cases.CASES", dict(list(CASES.items())[:2]))
+    monkeypatch.setattr(DenseConfig, "recommended", lambda pipe: DenseConfig(window=1.0))
+    return random_pipe
+
+
+def test_demo_writes_figures_pictures_and_scores(quick, tmp_path, capsys):
+    assert main(["demo", "--fast", "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "metrics.json").read_text())
     assert [(row["case"], row["run"]) for row in report["rows"]] == [
-        (case.name, run) for case in demo.CASES[:2] for run in ("stock", "dense")
+        (case, run) for case in ("cat-umbrella", "squid-rose-garden") for run in ("stock", "dense")
     ]
+    assert [(row["case"], row["run"]) for row in report["means"]] == [
+        ("all", "stock"), ("all", "dense"),
+    ]  # fmt: skip
+    assert report["settings"]["window"] == 1.0 and report["seeds"] == [0]
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")}
     assert names == {
         "overview.png", "1-cat-umbrella.png", "2-squid-rose-garden.png",
@@ -485,22 +521,10 @@ def test_demo_writes_figures_pictures_and_scores(random_pipe, tmp_path, capsys, 
     assert "squid-rose-garden" in printed and "metrics.json" in printed
 
 
-def _quick(pipe):
-    from dataclasses import replace
-
-    from densenb.models.tiers import tier
-
-    return replace(tier(pipe), steps=1, t5_length=64)
-
-
-def test_demo_draws_what_generate_draws(random_pipe, tmp_path, monkeypatch):
-    from densenb.sampling import generate
-
-    monkeypatch.setattr(demo, "tier", lambda pipe: _quick(random_pipe))
-    case = demo.CASES[0]
-    oracle, config = Oracle().eval(), DenseConfig()
-    demo.run(tmp_path, True, pipe=random_pipe, oracle=oracle, cases=[case], config=config)
-    (image,) = generate(random_pipe, case.layout, seeds=[0], steps=1)
+def test_demo_draws_what_generate_draws(quick, tmp_path):
+    assert main(["demo", "--fast", "--out", str(tmp_path)]) == 0
+    config = DenseConfig(window=1.0)
+    (image,) = generate(quick, CASES["cat-umbrella"], seeds=[0], config=config, steps=1)
     ours = Image.open(tmp_path / "pictures" / "cat-umbrella-dense-seed-0.png")
     assert ours.tobytes() == image.tobytes()
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 
+import densenb
 from densenb.cli import doctor, main
 from densenb.models.architecture import sizes
 from densenb.models.download import NoAccess, Unreachable, steps_to_access
@@ -23,9 +27,9 @@ def surroundings(monkeypatch):
             if error:
                 raise error
 
-        monkeypatch.setattr(doctor, "here", lambda *_, **__: machine)
-        monkeypatch.setattr(doctor, "check_access", access)
-        monkeypatch.setattr(doctor, "is_cached", lambda name, parts=(): cached)
+        monkeypatch.setattr("densenb.models.memory_plan.here", lambda *_, **__: machine)
+        monkeypatch.setattr("densenb.models.download.check_access", access)
+        monkeypatch.setattr("densenb.models.download.is_cached", lambda name, parts=(): cached)
         if tiny:
             finding = doctor.Finding("tiny", True, "draws.")
             monkeypatch.setattr(doctor, "examine_tiny", lambda: finding)
@@ -60,7 +64,7 @@ def test_without_gpu_network_or_access(surroundings):
 def test_with_a_t4_but_without_access(surroundings):
     surroundings(T4, NoAccess(f"no access yet: {steps_to_access('medium')}"))
     text = printed()
-    assert "precision         float16 (bfloat16 wants 8.0)" in text
+    assert "precision         float16 (bfloat16 needs 8.0)" in text
     assert "medium on Colab T4 (13.9 GiB GPU, 11.2 GiB host): fits" in text
     found = verdicts(text)["medium"]
     assert found.startswith("no") and all(step in found for step in ("(1)", "(2)", "(3)"))
@@ -101,7 +105,7 @@ def test_a_broken_miniature_is_found(monkeypatch):
     def broken(*_):
         raise ValueError("the bundled miniature is missing.")
 
-    monkeypatch.setattr(doctor, "load", broken)
+    monkeypatch.setattr("densenb.models.load.load", broken)
     finding = doctor.examine_tiny()
     assert not finding.runs and "missing. Install densenb again" in finding.text
 
@@ -120,3 +124,35 @@ def test_the_command_and_its_plan_for_elsewhere(surroundings, capsys):
     assert "Runs on Colab T4?" in printed and "a laptop" not in printed
     assert main(["doctor"]) == 0
     assert "a laptop" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------ torch came first
+@pytest.mark.parametrize("first", [True, False])
+def test_a_torch_that_came_first_is_reported_with_the_fix(first, surroundings, monkeypatch):
+    surroundings(LAPTOP)
+    monkeypatch.setattr(densenb, "TORCH_CAME_FIRST", first)
+    lines = [line for line in printed().splitlines() if "OMP_WAIT_POLICY=PASSIVE" in line]
+    assert len(lines) == first
+    assert all("import densenb before torch" in line and len(line) <= 100 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("before", "policy", "first"),
+    [
+        ("import sys, types; sys.modules['torch'] = types.ModuleType('torch')", None, True),
+        ("import sys, types; sys.modules['torch'] = types.ModuleType('torch')", "PASSIVE", False),
+        ("pass", None, False),
+    ],
+)
+def test_importing_densenb_notes_whether_torch_came_first(before, policy, first):
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    if policy:
+        environment["OMP_WAIT_POLICY"] = policy
+    code = (
+        f"{before}\nimport os, densenb\n"
+        "print(densenb.TORCH_CAME_FIRST, os.environ['OMP_WAIT_POLICY'])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == [str(first), "PASSIVE"]

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from densenb.cli import demo, gallery, main
+from densenb.cli import gallery, main
+from densenb.cli.cases import CASES
 from densenb.cli.main import parser
+from densenb.evaluation.runner import best_device
 from densenb.models import tiers
 
 
@@ -32,14 +34,17 @@ def quick(random_pipe):
 @pytest.fixture(scope="module")
 def made(quick, tmp_path_factory):
     out = tmp_path_factory.mktemp("made") / "gallery"
-    return out, gallery.run(out, pipe=quick, seeds=[0, 3])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("densenb.models.load.load", lambda *_, **__: quick)
+        assert main(["gallery", "--out", str(out), "--seeds", "0,3"]) == 0
+    return out, json.loads((out / "gallery.json").read_text())
 
 
 def test_it_draws_the_two_prompts_of_the_report(made):
     out, report = made
     cases = list(report["layouts"])
     assert [report["layouts"][case]["caption"] for case in cases] == [
-        case.layout.caption for case in demo.CASES[:2]
+        layout.caption for layout in list(CASES.values())[:2]
     ]
     assert report["layouts"][cases[0]]["caption"] == "cat with red umbrella"
     shown = {(row["case"], row["method"], row["seed"]) for row in report["pictures"]}
@@ -57,7 +62,6 @@ def test_it_draws_the_two_prompts_of_the_report(made):
 
 def test_settings_versions_and_proofs_lie_beside_the_pictures(made):
     out, report = made
-    assert json.loads((out / "gallery.json").read_text()) == report
     assert report["settings"]["stock"] == {}
     assert report["settings"]["specials-negative"]["special_tokens"] == "negative"
     assert report["model"] == "noise" and report["seeds"] == [0, 3] and report["steps"] == 2
@@ -83,14 +87,14 @@ def test_the_page_shows_every_picture(made):
     text = (out / "index.html").read_text(encoding="utf-8")
     Images().feed(text)
     assert sorted(sources) == sorted(row["file"] for row in report["pictures"])
-    assert demo.CASES[1].layout.caption in text and "<script" not in text
+    assert CASES["squid-rose-garden"].caption in text and "<script" not in text
 
 
 def test_the_page_survives_strange_captions(made):
     _, report = made
     strange = json.loads(json.dumps(report))
     strange["layouts"]["cat-umbrella"]["caption"] = 'a <b>"cat" & co'
-    assert "a &lt;b&gt;&#34;cat&#34; &amp; co" in gallery.page(strange)
+    assert "a &lt;b&gt;&#34;cat&#34; &amp; co" in gallery.render("gallery.html", strange)
 
 
 def test_the_checklist_ticks_what_was_proved(made):
@@ -98,7 +102,7 @@ def test_the_checklist_ticks_what_was_proved(made):
     text = (out / "CHECKLIST.md").read_text(encoding="utf-8")
     assert text.count("- [x]") == 4 and text.count("- [ ]") == 9 + 2
     failed = report | {"proofs": report["proofs"] | {"strength_0_equals_stock": False}}
-    lines = gallery.checklist(failed)
+    lines = gallery.render("CHECKLIST.md", failed)
     assert lines.count("- [x]") == 3 and "- [ ] At strength 0" in lines
     assert "contribute" in text
 
@@ -128,20 +132,23 @@ def test_the_commit_is_read_from_the_download_cache(path, commit):
     assert gallery.commit(Pipe) == commit
 
 
-def test_the_command_draws_any_folder(quick, tmp_path, monkeypatch, capsys):
-    given = {}
+def test_the_command_draws_any_folder(quick, tmp_path, monkeypatch):
+    given, drawn = [], []
 
-    def run(out, model, **options):
-        given.update(options, out=out, model=model)
+    def load(*arguments, **options):
+        given.append((*arguments, options))
+        return quick
 
-    monkeypatch.setattr(gallery, "run", run)
-    out = tmp_path / "g"
-    arguments = ["--model", "some/folder", "--out", str(out), "--seeds", "4", "--no-t5"]
-    assert main(["gallery", *arguments]) == 0
-    assert given == {
-        "out": out, "model": "some/folder", "seeds": [4], "steps": None, "guidance": None,
-        "dtype": None, "t5": False,
-    }  # fmt: skip
+    def generate(pipe, layout, seeds, rule, **options):
+        drawn.append((seeds, options))
+        return [Image.new("RGB", (64, 64))] * len(seeds)
+
+    monkeypatch.setattr("densenb.models.load.load", load)
+    monkeypatch.setattr("densenb.sampling.generate", generate)
+    arguments = ["--model", "some/folder", "--out", str(tmp_path / "g"), "--seeds", "4", "--no-t5"]
+    assert main(["gallery", *arguments, "--guidance", "3"]) == 0
+    assert given == [("some/folder", best_device(), None, {"t5": False})]
+    assert drawn == 2 * len(gallery.METHODS) * [([4], {"steps": 2, "guidance": 3.0})]
 
 
 def test_what_notebook_01_asks_for_is_a_command_and_the_file_it_writes():

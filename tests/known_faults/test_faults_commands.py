@@ -12,9 +12,8 @@ import pytest
 import torch
 from fault_helpers import Failed, full_disk
 
-import densenb as dnb
 from densenb.cli import gallery
-from densenb.cli.main import main
+from densenb.cli.main import main, parser
 from densenb.miniature.training import train
 
 
@@ -156,10 +155,12 @@ def test_control_characters_are_shown_not_sent(tmp_path, capsys):
 @pytest.fixture
 def draw(pipe, monkeypatch):
     """Draw a small gallery into a folder."""
-    monkeypatch.setattr(gallery, "METHODS", {"stock": None, "transferred": dnb.DenseConfig()})
+    monkeypatch.setattr(gallery, "METHODS", {"stock": None, "transferred": {}})
+    monkeypatch.setattr("densenb.models.load.load", lambda *_, **__: pipe)
     # a gallery that packs itself fills the disk
     with full_disk(20_000_000):
-        yield lambda out: gallery.run(out, pipe=pipe, seeds=[0], steps=1)
+        asked = ["gallery", "--seeds", "0", "--steps", "1", "--out"]
+        yield lambda out: gallery.run(parser().parse_args([*asked, str(out)]))
 
 
 @pytest.mark.xfail(strict=True, raises=OSError, reason="A1: the archive packs itself")
