@@ -19,12 +19,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from densenb.layout.layout import Layout
+from densenb.layout.validation import check_one_of
 
 FORMAT = "densenb attention record 1"
 QUADRANTS = (("image_image", "image_text"), ("text_image", "text_text"))
 """Names [query][key], as `DenseConfig` names its strengths."""
-ENCODERS = ("image", "clip", "t5")
 MAPS = ("image_text", "text_image")
+TEXT_GROUPS = ("other words", "special tokens", "negative prompt")
+
+Numbers = int | Iterable[int] | None
+"""Step or block numbers; None means all that were recorded."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,8 @@ class Record:
     def axes(
         self,
         kind: str = "attn",
-        steps: int | Iterable[int] | None = None,
-        blocks: int | Iterable[int] | None = None,
+        steps: Numbers = None,
+        blocks: Numbers = None,
         *,
         conditional: bool = True,
         skip: bool = False,
@@ -120,11 +124,7 @@ class Record:
 
         ValueError for steps or blocks that were not recorded, with those that were.
         """
-        found = [
-            entry
-            for entry in self.entries
-            if (entry.kind, entry.conditional, entry.skip) == (kind, conditional, skip)
-        ]
+        found = self._entries(kind, conditional, skip)
         if not found:
             raise ValueError(
                 f"nothing was recorded of kind={kind!r}, conditional={conditional}, skip={skip}: "
@@ -144,8 +144,8 @@ class Record:
         self,
         name: str,
         kind: str = "attn",
-        steps: int | Iterable[int] | None = None,
-        blocks: int | Iterable[int] | None = None,
+        steps: Numbers = None,
+        blocks: Numbers = None,
         *,
         conditional: bool = True,
         skip: bool = False,
@@ -156,54 +156,41 @@ class Record:
         (an interrupted run). ValueError for an unknown name.
         """
         axes = self.axes(kind, steps, blocks, conditional=conditional, skip=skip)
-        places = [axes.steps, axes.blocks, axes.pictures]
-        index = [{value: i for i, value in enumerate(axis)} for axis in places]
-        result = None
-        for entry in self.entries:
-            if (entry.kind, entry.conditional, entry.skip) != (kind, conditional, skip):
-                continue
+        found = self._entries(kind, conditional, skip)
+        for entry in found:
             if name not in entry.values:
                 raise ValueError(f"{name!r} was not recorded here: give one of {[*entry.values]}.")
-            value = entry.values[name]
-            if result is None:
-                result = torch.full((*map(len, places), *value.shape), torch.nan)
-            at = (entry.step, entry.block, (entry.run, entry.picture))
-            if all(key in places for key, places in zip(at, index, strict=True)):
-                result[tuple(places[key] for key, places in zip(at, index, strict=True))] = value
+        shape = (len(axes.steps), len(axes.blocks), len(axes.pictures))
+        result = torch.full((*shape, *found[0].values[name].shape), torch.nan)  # (S, L, P, K, ...)
+        for entry in found:
+            if entry.step in axes.steps and entry.block in axes.blocks:
+                step, block = axes.steps.index(entry.step), axes.blocks.index(entry.block)
+                picture = axes.pictures.index((entry.run, entry.picture))
+                result[step, block, picture] = entry.values[name]
         return result
 
     def table(self) -> list[dict[str, Any]]:
         """One row for each entry and head, of plain numbers: for a data frame or a CSV file."""
         rows = []
         for entry in self.entries:
-            fixed = {name: value for name, value in vars(entry).items() if name != "values"}
             columns = self._summary(entry)
             for i, head in enumerate(self.heads):
                 numbers = {name: float(value[i]) for name, value in columns.items()}
-                rows.append(fixed | {"head": head} | numbers)
+                rows.append(_fixed(entry) | {"head": head} | numbers)
         return rows
 
     # ---------------------------------------------------------------------------- what it comes to
     def text_mass(
-        self,
-        steps: int | Iterable[int] | None = None,
-        blocks: int | Iterable[int] | None = None,
-        encoder: str | None = None,
+        self, steps: Numbers = None, blocks: Numbers = None, encoder: str | None = None
     ) -> Tensor:
         """The share of image tokens' attention that goes to text: `[steps, blocks]`, 0 to 1.
 
         Mean over image tokens, pictures and heads; `encoder` "clip" or "t5" takes its part alone.
         """
-        if encoder not in (None, "clip", "t5"):
-            raise ValueError(f"encoder is {encoder!r}, but has to be None, 'clip' or 't5'.")
-        name = "text_mass" if encoder is None else f"{encoder}_mass"
-        return self._mean(name, "attn", steps, blocks)
+        check_one_of("encoder", encoder, (None, "clip", "t5"))
+        return self._mean(f"{encoder or 'text'}_mass", "attn", steps, blocks)
 
-    def special_share(
-        self,
-        steps: int | Iterable[int] | None = None,
-        blocks: int | Iterable[int] | None = None,
-    ) -> Tensor:
+    def special_share(self, steps: Numbers = None, blocks: Numbers = None) -> Tensor:
         """The share of image tokens' attention that special tokens take: `[steps, blocks]`.
 
         A part of `text_mass`: BOS, EOS and padding of both encoders.
@@ -211,10 +198,7 @@ class Record:
         return self._mean("special_share", "attn", steps, blocks)
 
     def same_region_advantage(
-        self,
-        kind: str = "attn",
-        steps: int | Iterable[int] | None = None,
-        blocks: int | Iterable[int] | None = None,
+        self, kind: str = "attn", steps: Numbers = None, blocks: Numbers = None
     ) -> dict[str, Tensor]:
         """How much higher pairs of one region score than other pairs, in units of the spread.
 
@@ -231,8 +215,8 @@ class Record:
     def phrase_map(
         self,
         phrase: str | int,
-        step: int | Iterable[int] | None = None,
-        block: int | Iterable[int] | None = None,
+        step: Numbers = None,
+        block: Numbers = None,
         direction: str = "image_text",
         picture: int | None = None,
     ) -> Tensor:
@@ -241,12 +225,13 @@ class Record:
         `phrase` is one of the layout's, or its number; direction "image_text" (how much each image
         token looks at the phrase) or "text_image" (how the phrase spreads its look at the image).
         """
-        if direction not in MAPS:
-            raise ValueError(f"direction is {direction!r}, but has to be one of {MAPS}.")
+        check_one_of("direction", direction, MAPS)
         if not any(direction in entry.values for entry in self.entries):
             raise ValueError("no maps were recorded: use maps=True, and kinds with 'attn'.")
         maps = self.tensor(direction, "attn", step, block)
-        numbers = [self._phrase_number(phrase, layout) for layout in self._picture_layouts()]
+        owner = {(e.run, e.picture): e.layout for e in self._entries("attn")}
+        layouts = [self.layouts[owner[picture]] for picture in sorted(owner)]
+        numbers = [_phrase_number(phrase, layout) for layout in layouts]
         if picture is not None and picture not in range(len(numbers)):
             raise ValueError(f"picture is {picture!r}, but 0 to {len(numbers) - 1} were recorded.")
         chosen = [
@@ -270,11 +255,7 @@ class Record:
         for name, tensor in (("sizes", self.sizes), ("scores", self.scores)):
             if tensor is not None:
                 tensors[name] = tensor.contiguous()
-        entries = [
-            {key: value for key, value in vars(entry).items() if key != "values"}
-            | {"values": list(entry.values)}
-            for entry in self.entries
-        ]
+        entries = [_fixed(entry) | {"values": list(entry.values)} for entry in self.entries]
         about = {
             "layouts": [layout.to_dict() for layout in self.layouts],
             "groups": self.groups,
@@ -321,6 +302,11 @@ class Record:
         )
 
     # ------------------------------------------------------------------------------------ its parts
+    def _entries(self, kind: str, conditional: bool = True, skip: bool = False) -> list[Entry]:
+        """The entries of one kind of layer, row and pass."""
+        wanted = (kind, conditional, skip)
+        return [e for e in self.entries if (e.kind, e.conditional, e.skip) == wanted]
+
     def _summary(self, entry: Entry) -> dict[str, Tensor]:
         """The scalars of an entry, each `[K]`; those of queries are means over image tokens."""
         groups = self.groups[entry.layout]
@@ -351,33 +337,15 @@ class Record:
         """One column of the summary, `[steps, blocks]`."""
         axes = self.axes(kind, steps, blocks)
         cells: dict[tuple[int, int], list[Tensor]] = {}
-        for entry in self.entries:
-            if entry.kind == kind and entry.conditional and not entry.skip:
-                at = (entry.step, entry.block)
-                cells.setdefault(at, []).append(self._summary(entry)[name])
+        for entry in self._entries(kind):
+            cells.setdefault((entry.step, entry.block), []).append(self._summary(entry)[name])
         missing = [torch.tensor([torch.nan])]
-        return torch.stack(
-            [
-                torch.stack([torch.cat(cells.get((s, b), missing)).nanmean() for b in axes.blocks])
-                for s in axes.steps
-            ]
-        )
-
-    def _picture_layouts(self) -> list[Layout]:
-        """The layout of each picture of `axes`."""
-        owner = {(e.run, e.picture): e.layout for e in self.entries if e.conditional and not e.skip}
-        return [self.layouts[owner[picture]] for picture in sorted(owner)]
-
-    def _phrase_number(self, phrase: str | int, layout: Layout) -> int | None:
-        """The phrase's place on the axis P: the background's is the last, in every layout."""
-        if isinstance(phrase, int):
-            number = phrase if phrase in range(len(layout.phrases)) else None
-        else:
-            places = [i for i, each in enumerate(layout.phrases) if each == phrase]
-            if len(places) > 1:
-                raise ValueError(f"several regions are {phrase!r}: give a number of {places}.")
-            number = places[0] if places else None
-        return -1 if number == len(layout.regions) else number
+        means = [
+            torch.cat(cells.get((step, block), missing)).nanmean()
+            for step in axes.steps
+            for block in axes.blocks
+        ]
+        return torch.stack(means).view(len(axes.steps), len(axes.blocks))
 
 
 class Columns(NamedTuple):
@@ -392,26 +360,16 @@ class Columns(NamedTuple):
     negative: bool
 
 
-TEXT_GROUPS = ("other words", "special tokens", "negative prompt")
-
-
 def group_names(layout: Layout, columns: Columns) -> tuple[str, ...]:
     """The names of a layout's groups, in order; "-" for those that only other layouts have."""
     phrases = [region.phrase for region in layout.regions]
     missing = ["-"] * (columns.regions - len(phrases))
-    return (
-        *(f"pixels: {phrase}" for phrase in phrases),
-        *missing,
-        "pixels: background",
-        *(f"text: {phrase}" for phrase in phrases),
-        *missing,
-        *(
-            [f"text: {layout.background}" if layout.background else "-"]
-            if columns.background
-            else []
-        ),
-        *TEXT_GROUPS[: 3 if columns.negative else 2],
-    )
+    pixels = [f"pixels: {phrase}" for phrase in phrases]
+    texts = [f"text: {phrase}" for phrase in phrases]
+    groups = [*pixels, *missing, "pixels: background", *texts, *missing]
+    if columns.background:
+        groups.append(f"text: {layout.background}" if layout.background else "-")
+    return (*groups, *TEXT_GROUPS[: 3 if columns.negative else 2])
 
 
 def _chosen(name: str, asked: int | Iterable[int] | None, known: Iterable[int]) -> tuple[int, ...]:
@@ -422,3 +380,18 @@ def _chosen(name: str, asked: int | Iterable[int] | None, known: Iterable[int]) 
     if not chosen or not set(chosen) <= set(known):
         raise ValueError(f"{name} is {asked!r}, but recorded were {known}: choose among them.")
     return chosen
+
+
+def _fixed(entry: Entry) -> dict[str, Any]:
+    """All fields of an entry but its tensors."""
+    return {name: value for name, value in vars(entry).items() if name != "values"}
+
+
+def _phrase_number(phrase: str | int, layout: Layout) -> int | None:
+    """The phrase's place on the axis P: the background's is the last, in every layout."""
+    places = [i for i, each in enumerate(layout.phrases) if phrase in (i, each)]
+    if len(places) > 1:
+        raise ValueError(f"several regions are {phrase!r}: give a number of {places}.")
+    if not places:
+        return None
+    return -1 if places[0] == len(layout.regions) else places[0]
