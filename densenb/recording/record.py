@@ -1,4 +1,4 @@
-"""What `record_attention` keeps: pooled attention of every step, layer and picture, and its uses.
+"""What `record_attention` keeps: pooled attention of every step, layer and picture.
 
 Tokens are pooled into groups: the pixels of each region and of the background, the tokens of each
 phrase, other words, special tokens (BOS, EOS, padding). A token of several groups counts in equal
@@ -7,21 +7,16 @@ parts in each, so that the groups share out every token exactly. Taught in noteb
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from densenb.layout.layout import Layout
 from densenb.layout.validation import check_one_of
 
-FORMAT = "densenb attention record 1"
 QUADRANTS = (("image_image", "image_text"), ("text_image", "text_text"))
 """Names [query][key], as `DenseConfig` names its strengths."""
 MAPS = ("image_text", "text_image")
@@ -169,16 +164,6 @@ class Record:
                 result[step, block, picture] = entry.values[name]
         return result
 
-    def table(self) -> list[dict[str, Any]]:
-        """One row for each entry and head, of plain numbers: for a data frame or a CSV file."""
-        rows = []
-        for entry in self.entries:
-            columns = self._summary(entry)
-            for i, head in enumerate(self.heads):
-                numbers = {name: float(value[i]) for name, value in columns.items()}
-                rows.append(_fixed(entry) | {"head": head} | numbers)
-        return rows
-
     # ---------------------------------------------------------------------------- what it comes to
     def text_mass(
         self, steps: Numbers = None, blocks: Numbers = None, encoder: str | None = None
@@ -244,54 +229,6 @@ class Record:
             raise ValueError(f"phrase {phrase!r} is none of the recorded {known}.")
         return torch.stack(chosen).flatten(0, 3).nanmean(dim=0)
 
-    # -------------------------------------------------------------------------- to and from disk
-    def save(self, path: str | Path) -> None:
-        """Write the record as one safetensors file, all but the tensors as JSON in its header."""
-        names = dict.fromkeys(name for entry in self.entries for name in entry.values)
-        tensors = {
-            name: torch.stack([e.values[name] for e in self.entries if name in e.values])
-            for name in names
-        }
-        for name, tensor in (("sizes", self.sizes), ("scores", self.scores)):
-            if tensor is not None:
-                tensors[name] = tensor.contiguous()
-        entries = [_fixed(entry) | {"values": list(entry.values)} for entry in self.entries]
-        about = {
-            "layouts": [layout.to_dict() for layout in self.layouts],
-            "groups": self.groups,
-            "heads": self.heads,
-            "entries": entries,
-        }
-        save_file(tensors, path, metadata={"format": FORMAT, "record": json.dumps(about)})
-
-    @staticmethod
-    def load(path: str | Path) -> Record:
-        """Read what `save` wrote; ValueError for a missing file or one that is something else."""
-        if not Path(path).is_file():
-            raise ValueError(f"{path} is not a file: check the name of the record.")
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path} is no safetensors file ({error}).") from error
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} is not a {FORMAT!r}: give a file that Record.save wrote.")
-        about = json.loads(metadata["record"])
-        sizes, scores = tensors.pop("sizes", None), tensors.pop("scores", None)
-        stacks = {name: iter(tensor) for name, tensor in tensors.items()}
-        return Record(
-            layouts=tuple(map(Layout.from_dict, about["layouts"])),
-            groups=tuple(map(tuple, about["groups"])),
-            heads=tuple(about["heads"]),
-            sizes=sizes,
-            entries=[
-                Entry(**entry | {"values": {name: next(stacks[name]) for name in entry["values"]}})
-                for entry in about["entries"]
-            ],
-            scores=scores,
-        )
-
     def __repr__(self) -> str:
         steps = {entry.step for entry in self.entries}
         pictures = {(e.run, e.picture, e.conditional) for e in self.entries}
@@ -309,29 +246,24 @@ class Record:
 
     def _summary(self, entry: Entry) -> dict[str, Tensor]:
         """The scalars of an entry, each `[K]`; those of queries are means over image tokens."""
-        groups = self.groups[entry.layout]
-        weight = self.sizes[entry.layout].clone()
+        groups, values = self.groups[entry.layout], entry.values
+        weight = self.sizes[entry.layout].clone()  # (G,)
         weight[[name in TEXT_GROUPS or name.startswith("text: ") for name in groups]] = 0
         queries = weight > 0
         weight = weight[queries] / weight.sum()
-        mass, parts, entropy = (entry.values[name] for name in ("mass", "parts", "entropy"))
-        parts = weight @ parts[:, queries]  # [K, 3]
-        summary = {"entropy": entropy[:, queries] @ weight}
-        if entry.kind == "attn":
-            special = groups.index("special tokens")
-            summary |= {
-                "text_mass": parts[:, 1:].sum(dim=-1),
-                "clip_mass": parts[:, 1],
-                "t5_mass": parts[:, 2],
-                "special_share": mass[:, queries, special] @ weight,
-            }
-        same, other, spread = (entry.values[name] for name in ("same", "other", "spread"))
-        for i, names in enumerate(QUADRANTS):
-            for j, name in enumerate(names):
-                if entry.kind == "attn" or name == "image_image":
-                    summary[f"spread_{name}"] = spread[:, i, j]
-                    summary[f"advantage_{name}"] = (same - other)[:, i, j] / spread[:, i, j]
-        return summary
+        parts = weight @ values["parts"][:, queries]  # (K, 3)
+        advantage = (values["same"] - values["other"]) / values["spread"]  # (K, 2, 2)
+        special = values["mass"][:, queries, groups.index("special tokens")]
+        return {
+            "text_mass": parts[:, 1:].sum(dim=-1),
+            "clip_mass": parts[:, 1],
+            "t5_mass": parts[:, 2],
+            "special_share": special @ weight,
+        } | {
+            f"advantage_{name}": advantage[:, i, j]
+            for i, names in enumerate(QUADRANTS)
+            for j, name in enumerate(names)
+        }
 
     def _mean(self, name: str, kind: str, steps: Any, blocks: Any) -> Tensor:
         """One column of the summary, `[steps, blocks]`."""
@@ -380,11 +312,6 @@ def _chosen(name: str, asked: int | Iterable[int] | None, known: Iterable[int]) 
     if not chosen or not set(chosen) <= set(known):
         raise ValueError(f"{name} is {asked!r}, but recorded were {known}: choose among them.")
     return chosen
-
-
-def _fixed(entry: Entry) -> dict[str, Any]:
-    """All fields of an entry but its tensors."""
-    return {name: value for name, value in vars(entry).items() if name != "values"}
 
 
 def _phrase_number(phrase: str | int, layout: Layout) -> int | None:
