@@ -48,7 +48,7 @@ def uncrowded(split: str, objects: Sequence[int]) -> Sampler:
 
 
 def same_noun(split: str) -> Sampler:
-    """Two objects of one noun in two colours that are easily told apart, side by side."""
+    """Two objects of one noun in two colors that are easily told apart, side by side."""
 
     def twins(scenes: Scenes, generator: torch.Generator) -> Scenes:
         return dataclasses.replace(scenes, noun=scenes.noun[:, [0, 0, 2, 3]])
@@ -57,7 +57,7 @@ def same_noun(split: str) -> Sampler:
 
 
 def same_colour(split: str) -> Sampler:
-    """Two objects of two nouns in one colour, side by side."""
+    """Two objects of two nouns in one color, side by side."""
 
     def alike(scenes: Scenes, generator: torch.Generator) -> Scenes:
         return dataclasses.replace(scenes, colour=scenes.colour[:, [0, 0, 2, 3]])
@@ -66,7 +66,7 @@ def same_colour(split: str) -> Sampler:
 
 
 def swapped_colours(split: str) -> Sampler:
-    """Scenes in pairs: the second of a pair is the first with the colours of its objects swapped.
+    """Scenes in pairs: the second of a pair is the first with the colors of its objects swapped.
 
     A red cat and a blue dog, then a blue cat and a red dog, in the same places. A model that draws
     the likely colors gets at most one of the two right.
@@ -146,7 +146,7 @@ def _fitting(
     fits: Callable[[Scenes], Tensor],
     change: Callable[[Scenes, torch.Generator], Scenes] | None = None,
 ) -> Sampler:
-    """Scenes of so many objects, in turn, of one colour each: the first candidates that fit.
+    """Scenes of so many objects, in turn, of one color each: the first candidates that fit.
 
     `change` alters the candidates before `fits`, which says of each whether it will do.
     """
@@ -178,7 +178,7 @@ def _apart(scenes: Scenes, share: float = 0.0) -> Tensor:
 
 
 def _contrasting(scenes: Scenes) -> Tensor:
-    """Whether the colours of a scene's objects are easily told apart: [B] bool."""
+    """Whether the colors of a scene's objects are easily told apart: [B] bool."""
     shades = lab(palette())
     distance = torch.cdist(shades, shades)[scenes.colour[:, :, None], scenes.colour[:, None]]
     return ((distance >= CONTRAST) | ~_pairs(scenes)).all(-1).all(-1)

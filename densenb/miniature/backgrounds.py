@@ -1,7 +1,7 @@
 """Procedural backgrounds of the synthetic world, drawn once into a bank and cropped ever after.
 
 A background is six planes `[6, SIZE, SIZE]`: RGB, and for the blossoms of the gardens an alpha, a
-luminance and a slot number (which of the scene's three blossom colours paints it).
+luminance and a slot number (which of the scene's three blossom colors paints it).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from densenb.miniature import sprites
 
 SIZE = 288  # pixels a side; a picture shows a crop of it
 VARIANTS = 16  # drawings of each background
-SLOTS = 3  # blossom colours a garden may have
+SLOTS = 3  # blossom colors a garden may have
 
-# name -> (how a caption says it, one or two dominant colours as RGB 0-255)
+# name -> (how a caption says it, one or two dominant colors as RGB 0-255)
 BACKGROUNDS: dict[str, tuple[str, tuple[tuple[int, int, int], ...]]] = {
     "rose garden": ("in a rose garden", ((28, 88, 38),)),
     "tulip garden": ("in a tulip garden", ((60, 120, 45),)),
@@ -60,7 +60,7 @@ def _rgb(*colour: int) -> Tensor:
 
 
 def _ramp(top: Tensor, bottom: Tensor, t: Tensor) -> Tensor:
-    """Blend two colours (or pictures) by a plane of weights."""
+    """Blend two colors (or pictures) by a plane of weights."""
     return top + (bottom - top) * t
 
 

@@ -1,6 +1,6 @@
 """The synthetic world: colored objects on nameable backgrounds, with exact masks and labels.
 
-Two halves. `sample_scenes` draws *descriptions* (which noun, which colour, where) as plain tensors;
+Two halves. `sample_scenes` draws *descriptions* (which noun, which color, where) as plain tensors;
 `World.render` turns a batch of them into pictures and per-object masks, on a CPU or a GPU. Nothing
 is random in the renderer, so a scene is a picture.
 """
@@ -30,8 +30,8 @@ COLOURS = {
 COLOUR_NAMES = tuple(COLOURS)
 BLOSSOMS = tuple("red orange yellow purple pink white blue crimson blush gold".split())
 MAX_OBJECTS = 4
-CONTRAST = 32.0  # least distance of an object's colour from its background's, CIE Lab units
-NATURAL = -1  # "no colour word" in a scene's colour fields, "no object" in its noun field
+CONTRAST = 32.0  # least distance of an object's color from its background's, CIE Lab units
+NATURAL = -1  # "no color word" in a scene's color fields, "no object" in its noun field
 SPLITS = {"train": 0, "tune": 1, "test": 2}
 
 
@@ -44,8 +44,8 @@ class Scenes:
     """
 
     noun: Tensor  # [B, 4] index into NOUNS, -1 where there is no object
-    colour: Tensor  # [B, 4] index into COLOUR_NAMES, -1 for natural colours
-    colour2: Tensor  # [B, 4] the lower half's colour of a two-colour object, else -1
+    colour: Tensor  # [B, 4] index into COLOUR_NAMES, -1 for natural colors
+    colour2: Tensor  # [B, 4] the lower half's color of a two-color object, else -1
     centre: Tensor  # [B, 4, 2] x, y
     size: Tensor  # [B, 4]
     angle: Tensor  # [B, 4]
@@ -79,7 +79,7 @@ class Rendered:
 
     `images [B, 3, H, W]` in [0, 1]; `masks [B, 4, H, W]` bool, the visible pixels of each object;
     `nouns [B, H, W]`: 0 for background, n + 1 for NOUNS[n]; `colours [B, H, W]`: 0 for background,
-    1 for an object's natural colours, c + 2 for COLOUR_NAMES[c].
+    1 for an object's natural colors, c + 2 for COLOUR_NAMES[c].
     """
 
     images: Tensor
@@ -89,7 +89,7 @@ class Rendered:
 
 
 def lab(rgb: Tensor) -> Tensor:
-    """sRGB in [0, 1] to CIE Lab, colours in the last dimension."""
+    """sRGB in [0, 1] to CIE Lab, colors in the last dimension."""
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     to_xyz = rgb.new_tensor(
         [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
@@ -102,14 +102,14 @@ def lab(rgb: Tensor) -> Tensor:
 
 @functools.cache
 def palette() -> Tensor:
-    """The colours as RGB in [0, 1]: `[16, 3]`."""
+    """The colors as RGB in [0, 1]: `[16, 3]`."""
     return torch.tensor(list(COLOURS.values())) / 255
 
 
 @functools.cache
 def _contrasts() -> tuple[Tensor, Tensor]:
-    """Lab distance to the background's nearest dominant colour, of every colour `[G, 16]` and of
-    every object in its natural colours `[G, N]`."""
+    """Lab distance to the background's nearest dominant color, of every color `[G, 16]` and of
+    every object in its natural colors `[G, N]`."""
     art = sprites.load()[: len(NOUNS)]
     natural = (art[:, :3] * art[:, 3:]).sum((2, 3)) / art[:, 3:].sum((2, 3))
     tones = [lab(torch.tensor(tones) / 255) for _, tones in backgrounds.BACKGROUNDS.values()]
@@ -121,7 +121,7 @@ def _contrasts() -> tuple[Tensor, Tensor]:
 
 
 def _placements(count: Tensor, size: Tensor, g: torch.Generator, tries: int = 24) -> Tensor:
-    """Centres `[B, 4, 2]`: of `tries` random proposals, the one whose boxes overlap least."""
+    """Centers `[B, 4, 2]`: of `tries` random proposals, the one whose boxes overlap least."""
     batch = len(count)
     half = size[:, None, :, None] / 2
     centre = half + torch.rand(batch, tries, MAX_OBJECTS, 2, generator=g) * (1 - 2 * half)
@@ -146,8 +146,8 @@ def sample_scenes(
     """Draw scene descriptions; the same arguments always give the same scenes.
 
     `split` is "train", "tune" or "test": disjoint random streams. `coloured` is the share of
-    objects that carry a colour word (the others keep natural colours), `two_colour` the share of
-    those that carry two. Colours too close to the background are never drawn.
+    objects that carry a color word (the others keep natural colors), `two_colour` the share of
+    those that carry two. Colors too close to the background are never drawn.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
@@ -202,9 +202,9 @@ def sample_scenes(
 
 
 def tint(luminance: Tensor, colour: Tensor) -> Tensor:
-    """Paint by numbers: a ramp from a dark to a light version of a colour, `[B, 3, h, w]`.
+    """Paint by numbers: a ramp from a dark to a light version of a color, `[B, 3, h, w]`.
 
-    The ramp's ends stay apart for every colour, so that features show in black and white things
+    The ramp's ends stay apart for every color, so that features show in black and white things
     too. `luminance [B, 1, h, w]` in [0, 1]; `colour [B, 3, h, w]`.
     """
     dark, light = 0.45 * colour, colour + 0.55 * (1 - colour)

@@ -1,8 +1,8 @@
-"""Which precision, and what has to be where and when, so that SD 3.5 fits a machine.
+"""Plan the precision and the placement of each component, so that SD 3.5 fits a machine.
 
 Pure functions from the sizes of the components and a machine to a plan; nothing is loaded here.
-Text is encoded first, then the encoders go, for T5 alone is larger than what draws the picture.
-All sizes are GiB, but downloads, which are GB as everywhere else. Taught in notebook 01.
+Text is encoded first, then the encoders are freed: T5 alone is larger than the transformer.
+All sizes are GiB, except downloads, which are GB as everywhere else. Taught in notebook 01.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _plan(
 
 
 def _space(at_1024: float, side: int) -> float:
-    """Working memory grows with the number of pixels; small pictures need a little all the same."""
+    """Working memory grows with the number of pixels; small pictures need at least 0.2 GiB."""
     return max(0.2, at_1024 * (side / 1024) ** 2)
 
 

@@ -1,4 +1,4 @@
-"""A Stable Diffusion 3.5 pipeline whose text encoders are there only while they work.
+"""A Stable Diffusion 3.5 pipeline that holds its text encoders only while they work.
 
 It is a stock `StableDiffusion3Pipeline` in everything but `encode_prompt`. Taught in notebook 01.
 """
@@ -68,8 +68,8 @@ class FrugalPipeline(StableDiffusion3Pipeline):
             vars(self).update(self._load_encoders())
             yield
         except Exception as error:
-            # So would the variables of the calls that failed: gigabytes, for as long as anybody,
-            # such as IPython, keeps the error.
+            # So would the variables of the calls that failed: gigabytes, for as long as the error
+            # is kept, e.g. by IPython.
             traceback.clear_frames(error.__traceback__)
             raise
         finally:
@@ -78,7 +78,7 @@ class FrugalPipeline(StableDiffusion3Pipeline):
             release_memory()
 
     def encode_prompt(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
-        """As the stock method, from memory for texts that were encoded before.
+        """As the stock method, but texts that were encoded before come from memory.
 
         RuntimeError when a text encoder's numbers overflow.
         """

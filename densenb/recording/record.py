@@ -63,7 +63,7 @@ class Axes(NamedTuple):
 
 @dataclass
 class Record:
-    """Pooled attention. For each (step, layer, picture), in float32 unless said, with K heads:
+    """Pooled attention. For each (step, layer, picture), with K heads, in float32 unless noted:
 
     mass `[K, G, G]`: attention that a query of group g gives to group h, mean over the queries; its
         rows sum to 1. NaN for groups without tokens.
@@ -164,7 +164,7 @@ class Record:
                 result[step, block, picture] = entry.values[name]
         return result
 
-    # ---------------------------------------------------------------------------- what it comes to
+    # ------------------------------------------------------------------------------------ summaries
     def text_mass(
         self, steps: Numbers = None, blocks: Numbers = None, encoder: str | None = None
     ) -> Tensor:
@@ -189,8 +189,8 @@ class Record:
 
         (mean score of a query's same-region keys - that of other regions' keys) / mean (max - min)
         of a query's scores, for each quadrant `[steps, blocks]`, mean over pictures and heads. 0:
-        the scores do not know the regions. The finding behind DenseDiffusion (Kim et al. 2023) is
-        that it is positive. Give a layout of where the objects are in this picture, not of where
+        the scores do not depend on the regions. DenseDiffusion (Kim et al. 2023) builds on the
+        finding that it is positive. Give a layout of where the objects are in this picture, not of where
         they should be; in image_image, near tokens score higher whatever they show, so compare with
         masks that were shifted. "attn2" has the quadrant image_image only.
         """
@@ -205,7 +205,7 @@ class Record:
         direction: str = "image_text",
         picture: int | None = None,
     ) -> Tensor:
-        """Where a phrase is: `[rows, columns]` over image tokens, mean over all that is not named.
+        """Where a phrase is: `[rows, columns]` over image tokens, mean over all other axes.
 
         `phrase` is one of the layout's, or its number; direction "image_text" (how much each image
         token looks at the phrase) or "text_image" (how the phrase spreads its look at the image).
@@ -238,7 +238,7 @@ class Record:
             f"{heads}, {self.nbytes / 1e6:.1f} MB>"
         )
 
-    # ------------------------------------------------------------------------------------ its parts
+    # ------------------------------------------------------------------------------------- helpers
     def _entries(self, kind: str, conditional: bool = True, skip: bool = False) -> list[Entry]:
         """The entries of one kind of layer, row and pass."""
         wanted = (kind, conditional, skip)

@@ -1,7 +1,7 @@
 """See joint attention while it runs: `record_attention` pools every layer's weights and scores.
 
-It wraps whatever processors the transformer has, looks at the same queries and keys, and lets the
-processor do its work: pictures stay what they were, bit by bit. Taught in notebook 02.
+It wraps the transformer's processors, computes the same queries and keys beside them, and leaves
+their results alone: pictures stay bit-identical. Taught in notebook 02.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS = ("attn", "attn2")
 
 
 class RecordingProcessor:
-    """One attention layer's processor: looks, and leaves the work to the processor it wraps."""
+    """One attention layer's processor: records, then calls the processor that it wraps."""
 
     def __init__(self, name: str, inner: Any, recorder: Recorder) -> None:
         self.name = name
@@ -155,7 +155,7 @@ class Recorder(Record):
 
     @contextmanager
     def rows(self, owners: Sequence[int | None]) -> Iterator[None]:
-        """For calls of `pipe.transformer` outside `pipe(...)`: which layout each batch row follows.
+        """Say which layout each batch row follows, for calls of `pipe.transformer` outside `pipe`.
 
         As `dense.rows`, which it does not replace. ValueError for an unknown layout.
         """
@@ -167,7 +167,7 @@ class Recorder(Record):
             self._owners = before
 
     def verify(self) -> None:
-        """A record that lacks what was asked for: say it, or stop."""
+        """Raise or warn if the record lacks something that was requested."""
         missed = [ours.name for ours in self.ours.values() if ours.expected and not ours.recorded]
         if missed:
             raise RuntimeError(

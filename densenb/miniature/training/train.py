@@ -91,7 +91,7 @@ def _spectrum(x: Tensor) -> Tensor:
 class Reconstruction(nn.Module):
     """L1, edges and frequencies of the reconstruction, with a light KL on the latents.
 
-    Every fourth batch also asks that latents at half size decode to the picture at half size
+    In every fourth batch, latents at half size also have to decode to the picture at half size
     (EQ-VAE, Kouzelis et al. 2025): smoother latents are easier to learn to generate.
     """
 
@@ -176,7 +176,7 @@ def load_vae(folder: Path, device) -> AutoencoderKL:
 
 
 class Labelling(nn.Module):
-    """Cross entropy of the oracle's noun and colour labels."""
+    """Cross entropy of the oracle's noun and color labels."""
 
     def __init__(self, oracle: Oracle):
         super().__init__()
@@ -201,7 +201,7 @@ def _gauss(images: Tensor, radius: float) -> Tensor:
 
 @torch.no_grad()
 def _wear(images: Tensor, vae: AutoencoderKL, step: int, g: torch.Generator) -> tuple[Tensor, bool]:
-    """One kind of damage a step; True when nothing recognisable is left."""
+    """One kind of damage a step, and whether nothing recognizable is left."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=g, device=g.device).item()
@@ -241,7 +241,7 @@ def train_oracle(args, accelerator: Accelerator) -> None:
 
 def judge_oracle(oracle: Oracle, device, count: int = 1024) -> dict[str, float]:
     """Held-out renders: mean IoU of each object's silhouette with the oracle's pixels of its noun,
-    and how often the commonest colour label on a one-colour object is right; percent."""
+    and how often the commonest color label on a one-color object is right; percent."""
     world, scenes = World(device), sample_scenes(count, "test", seed=6, coloured=1.0)
     overlaps, hits = [], []
     for i in range(0, count, 64):
