@@ -1,8 +1,8 @@
-"""The judge of the synthetic world: a small U-Net that names the object and the colour at a pixel.
+"""The judge of the synthetic world: a small U-Net that names the object and the color at a pixel.
 
 It was trained on renders, and on renders that went through the autoencoder, were blurred or were
 noised, because what it judges are generated pictures; strongly smeared ones are labelled
-background, so that a coloured blob does not count as an object.
+background, so that a colored blob does not count as an object.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GRID = 64  # labels a side, a quarter of the 256 px picture
 
 class OracleLabels(NamedTuple):
     """`noun [B, 64, 64]`: 0 background, n + 1 for NOUNS[n]; `colour [B, 64, 64]`: 0 background,
-    1 natural colours, c + 2 for the c-th of COLOURS."""
+    1 natural colors, c + 2 for the c-th of COLOURS."""
 
     noun: Tensor
     colour: Tensor
@@ -69,7 +69,7 @@ class Oracle(nn.Module):
         return self.early(self.stem(2 * images - 1))
 
     def logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Noun logits `[B, 101, 64, 64]` and colour logits `[B, 18, 64, 64]`."""
+        """Noun logits `[B, 101, 64, 64]` and color logits `[B, 18, 64, 64]`."""
         x1 = self._early(images)
         x2 = self.down1(x1)
         x3 = self.down2(x2)
@@ -84,8 +84,8 @@ class Oracle(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Mean and spread over the picture of the early features, `[B, 80]`: texture and colour
-        statistics below the layers that recognise objects, for the quality guard."""
+        """Mean and spread over the picture of the early features, `[B, 80]`: texture and color
+        statistics below the layers that recognize objects, for the quality guard."""
         x = self._early(images)
         return torch.cat([x.mean((2, 3)), x.std((2, 3))], 1)
 

@@ -28,7 +28,7 @@ On the miniature this had the highest mIoU of the settings that keep presence an
 
 @dataclass(frozen=True)
 class Tier:
-    """What differs from model to model; lessons read it and never ask for the model's name.
+    """What differs from model to model; lessons read it instead of the model's name.
 
     label: for figures. height, width: pixels. steps, guidance: sampling steps and guidance scale.
     t5_length: tokens of T5 (`max_sequence_length`). recommended: fields of `DenseConfig` to start
