@@ -70,12 +70,16 @@ class Oracle(nn.Module):
 
     def logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Noun logits `[B, 101, 64, 64]` and color logits `[B, 18, 64, 64]`."""
-        x1 = self._early(images)
-        x2 = self.down1(x1)
-        x3 = self.down2(x2)
-        x = self.up3(torch.cat([F.interpolate(self.down3(x3), scale_factor=2.0), x3], 1))
-        x = self.up2(torch.cat([F.interpolate(x, scale_factor=2.0), x2], 1))
-        x = F.silu(self.up1(torch.cat([F.interpolate(x, scale_factor=2.0), x1], 1)))
+
+        def joined(low: Tensor, high: Tensor) -> Tensor:
+            return torch.cat([F.interpolate(low, scale_factor=2.0), high], 1)
+
+        x1 = self._early(images)  # (B, 40, 64, 64)
+        x2 = self.down1(x1)  # (B, 64, 32, 32)
+        x3 = self.down2(x2)  # (B, 96, 16, 16)
+        x = self.up3(joined(self.down3(x3), x3))  # (B, 96, 16, 16)
+        x = self.up2(joined(x, x2))  # (B, 64, 32, 32)
+        x = F.silu(self.up1(joined(x, x1)))  # (B, 56, 64, 64)
         return self.noun(x), self.colour(x)
 
     @torch.no_grad()
@@ -86,8 +90,8 @@ class Oracle(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Mean and spread over the picture of the early features, `[B, 80]`: texture and color
         statistics below the layers that recognize objects, for the quality guard."""
-        x = self._early(images)
-        return torch.cat([x.mean((2, 3)), x.std((2, 3))], 1)
+        x = self._early(images)  # (B, 40, 64, 64)
+        return torch.cat([x.mean((2, 3)), x.std((2, 3))], 1)  # (B, 80)
 
 
 @functools.cache

@@ -123,11 +123,11 @@ def _contrasts() -> tuple[Tensor, Tensor]:
 def _placements(count: Tensor, size: Tensor, g: torch.Generator, tries: int = 24) -> Tensor:
     """Centers `[B, 4, 2]`: of `tries` random proposals, the one whose boxes overlap least."""
     batch = len(count)
-    half = size[:, None, :, None] / 2
+    half = size[:, None, :, None] / 2  # (B, 1, 4, 1)
     centre = half + torch.rand(batch, tries, MAX_OBJECTS, 2, generator=g) * (1 - 2 * half)
-    gap = (centre[:, :, :, None] - centre[:, :, None]).abs()
+    gap = (centre[:, :, :, None] - centre[:, :, None]).abs()  # (B, tries, 4, 4, 2)
     reach = (half[:, :, :, None] + half[:, :, None]).expand_as(gap)
-    overlap = (reach - gap).clamp_min(0).prod(-1)
+    overlap = (reach - gap).clamp_min(0).prod(-1)  # (B, tries, 4, 4)
     there = torch.arange(MAX_OBJECTS) < count[:, None]
     pairs = there[:, :, None] & there[:, None] & ~torch.eye(MAX_OBJECTS, dtype=torch.bool)
     best = (overlap * pairs[:, None]).sum((2, 3)).argmin(1)
@@ -181,7 +181,7 @@ def sample_scenes(
     names = torch.tensor([COLOUR_NAMES.index(name) for name in BLOSSOMS])
     shades = lab(palette())
     alike = torch.cdist(shades[names], shades) < CONTRAST  # blossoms must not hide an object
-    worn = F.one_hot(colour.masked_fill(~painted, len(COLOURS)), len(COLOURS) + 1)
+    worn = F.one_hot(colour.masked_fill(~painted, len(COLOURS)), len(COLOURS) + 1)  # (B, 4, 17)
     hidden = (worn[..., :-1].sum(1).float() @ alike.T.float()) > 0
     chance = torch.rand(count, len(BLOSSOMS), generator=g).masked_fill(hidden, -1)
     flowers = chance.topk(backgrounds.SLOTS, 1).indices
@@ -312,7 +312,7 @@ class World:
         for slot in range(MAX_OBJECTS):
             one = scenes.slot(slot)
             layer = self._put(one, self._paint(one, min(height, width)), height, width)
-            rgb, alpha, down = layer.split([3, 1, 1], 1)
+            rgb, alpha, down = layer.split([3, 1, 1], 1)  # (B, 3, H, W) and (B, 1, H, W) twice
             images = images * (1 - alpha) + rgb
             solid = alpha[:, 0] > 0.5
             masks &= ~solid[:, None]

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import nn
 
 from densenb.models import four_bits
-from densenb.models.architecture import CLASSES, ENCODERS, PARTS, build
+from densenb.models.architecture import CLASSES, ENCODERS, T5, build
 from densenb.models.memory_plan import MemoryPlan
 from densenb.models.text_encoders import FrugalPipeline
 
@@ -65,9 +65,8 @@ def load_part(folder: Path, part: str, plan: MemoryPlan) -> nn.Module:
     On a GPU its weights go there file by file, without a copy of the whole in host memory; 4-bit
     weights are packed there.
     """
-    assert part in PARTS
     precision, device = plan.precisions[part], torch.device(plan.machine.device)
-    if part == "text_encoder_3":
+    if part == T5:
         return load_t5(folder / part, precision, getattr(torch, plan.dtype), device)
     library = diffusers if part in ("transformer", "vae") else transformers
     packed = precision == "nf4"
@@ -95,7 +94,7 @@ def load_t5(folder: Path, precision: str, dtype: torch.dtype, device: torch.devi
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     # Stock attention has no memory-efficient kernel for T5's bias in some versions of transformers.
-    module = build("text_encoder_3", config | {"attn_implementation": "eager"})
+    module = build(T5, config | {"attn_implementation": "eager"})
     to_pack = set(four_bits.packable(module)) if precision == "nf4" else set()
     dtype = dtype if precision == "nf4" else getattr(torch, precision)
     kept = set(module._keep_in_fp32_modules or ())

@@ -190,9 +190,9 @@ class Record:
         (mean score of a query's same-region keys - that of other regions' keys) / mean (max - min)
         of a query's scores, for each quadrant `[steps, blocks]`, mean over pictures and heads. 0:
         the scores do not depend on the regions. DenseDiffusion (Kim et al. 2023) builds on the
-        finding that it is positive. Give a layout of where the objects are in this picture, not of where
-        they should be; in image_image, near tokens score higher whatever they show, so compare with
-        masks that were shifted. "attn2" has the quadrant image_image only.
+        finding that it is positive. Give a layout of where the objects are in this picture, not of
+        where they should be. In image_image, near tokens score higher whatever they show: compare
+        with masks that were shifted. "attn2" has the quadrant image_image only.
         """
         names = ["image_image"] if kind == "attn2" else [*QUADRANTS[0], *QUADRANTS[1]]
         return {name: self._mean(f"advantage_{name}", kind, steps, blocks) for name in names}

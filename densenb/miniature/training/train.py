@@ -63,10 +63,10 @@ class Pool:
     def crops(self, count: int, side: int, generator: torch.Generator) -> Tensor:
         """Random square crops `[count, 3, side, side]` in [-1, 1]."""
         line = torch.arange(side, device=generator.device)
-        y, x = _randint(models.PIXELS - side + 1, (2, count, 1), generator)
+        y, x = _randint(models.PIXELS - side + 1, (2, count, 1), generator)  # (count, 1) each
         rows, columns = (y + line)[:, None, :, None], (x + line)[:, None, None, :]
         planes = torch.arange(3, device=generator.device)[:, None, None]
-        index = self.pick(count, generator)[:, None, None, None]
+        index = self.pick(count, generator)[:, None, None, None]  # (count, 1, 1, 1)
         return self.images[index, planes, rows, columns].float() / 127.5 - 1
 
 
@@ -107,7 +107,7 @@ class Reconstruction(nn.Module):
         return (made - wanted).abs().mean() + 0.5 * edges + 0.1 * frequencies
 
     def forward(self, pictures: Tensor, noise: Tensor, shrink: bool) -> Tensor:
-        mean, logvar = self.vae.encoder(pictures).float().chunk(2, 1)
+        mean, logvar = self.vae.encoder(pictures).float().chunk(2, 1)  # (B, 16, h, w) each
         logvar = logvar.clamp(-30, 20)
         latents = mean + noise * (0.5 * logvar).exp()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
@@ -240,8 +240,11 @@ def train_oracle(args, accelerator: Accelerator) -> None:
 
 
 def judge_oracle(oracle: Oracle, device, count: int = 1024) -> dict[str, float]:
-    """Held-out renders: mean IoU of each object's silhouette with the oracle's pixels of its noun,
-    and how often the commonest color label on a one-color object is right; percent."""
+    """The oracle's accuracy on held-out renders, in percent.
+
+    mIoU: of each object's silhouette with the oracle's pixels of its noun. colour: how often the
+    most common color label on a one-color object is right.
+    """
     world, scenes = World(device), sample_scenes(count, "test", seed=6, coloured=1.0)
     overlaps, hits = [], []
     for i in range(0, count, 64):
