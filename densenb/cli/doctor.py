@@ -20,9 +20,9 @@ PACKAGES = (
     "densenb", "torch", "diffusers", "transformers", "accelerate", "huggingface_hub",
     "bitsandbytes", "ipywidgets", "anywidget",
 )  # fmt: skip
-TORCH_CAME_FIRST = (
-    "PyTorch was loaded first and may be slow: "
-    "import densenb before torch, or set OMP_WAIT_POLICY=PASSIVE."
+TOO_LATE = (  # at most 100 characters
+    "PyTorch came first and may be slow: import densenb before torch, or set "
+    "OMP_WAIT_POLICY=PASSIVE."
 )
 
 
@@ -71,7 +71,7 @@ def report(machine: Machine | None = None) -> Iterator[str]:
         yield from (f"  {name:<18}{fact}" for name, fact in facts.items())
         yield ""
     if dnb.TORCH_CAME_FIRST:
-        yield f"{TORCH_CAME_FIRST}\n"
+        yield f"{TOO_LATE}\n"
     findings = [examine_tiny()]
     for name in REPOSITORIES:
         plan = choose(name, sizes(name), machine, download=not is_cached(name))
