@@ -6,7 +6,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c "$(NEW_ENOUGH)" 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help setup demo test test-slow test-colab screenshots lab notebooks miniature states \
+.PHONY: help setup demo lint test test-slow test-colab screenshots lab notebooks miniature states \
 	benchmarks
 .DEFAULT_GOAL := help
 
@@ -41,6 +41,13 @@ $(READY): pyproject.toml constraints.txt
 
 demo: setup ## paint the same prompt without and with a layout
 	@$(VENV)/bin/densenb demo
+
+lint: setup ## ruff, its format, which room may import which, and types of the public API
+	@status=0; for tool in "ruff check ." "ruff format --check ." "mypy"; do \
+	  echo "densenb: $$tool"; $(PY) -m $$tool || status=1; done; \
+	echo "densenb: import contracts"; $(VENV)/bin/lint-imports --no-logo 2>/dev/null || \
+	  $(VENV)/bin/lint-imports || status=1; \
+	exit $$status
 
 NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
 	--nbval-cell-timeout 1200 -p no:python

@@ -1,7 +1,7 @@
 """Is the oracle right about *generated* pictures? It against labels given by eye.
 
     python experiments/labels.py                      # draws the pictures again: minutes on a CPU
-    python experiments/labels.py --pictures out/pics  # from `densenb evaluate --pictures out/pics/SUITE`
+    python experiments/labels.py --pictures out/pics  # of `densenb evaluate --pictures`
 
 docs/labels.json lists what a reader without captions saw in each picture, in random order, stock
 and steered pictures of a scene mixed: a colour and a noun for each object, "?" where the noun could

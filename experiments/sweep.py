@@ -1,7 +1,7 @@
 """Compare settings of the modulation on `tune` scenes; the best becomes the tier's `recommended`.
 
     python experiments/sweep.py --scenes 96 --dtype bfloat16 --out out/sweep.json
-    python experiments/sweep.py --round sweep_fine --scenes 128 --seeds 0 1 --out out/sweep_fine.json
+    python experiments/sweep.py --round sweep_fine --scenes 128 --seeds 0 1 --out out/fine.json
     python experiments/sweep.py --scenes 18 --only stock background published
 
 One row a setting, the best printed last; the file is rewritten after every setting, so that an

@@ -1,5 +1,5 @@
-"""Checks of the notebooks' exercises.
+"""Checks of the notebooks' exercises, one file for each notebook with exercises.
 
-`checks.py` has them all at hand for a notebook; `checking.py` is what each is made of, and
-`hand_in.py` writes down what was passed.
+`checks.py` collects them for the notebooks. `checking.py` has the decorator and the helpers that
+every check uses, and `hand_in.py` writes down which exercises were passed.
 """

@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import json
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 
 from densenb.lessons import checking
 
-NOTEBOOKS = re.compile(r"Exercises?\s+of\s+notebooks?\s+(\d\d)(?:,?\s+and\s+(?:of\s+)?(\d\d))?")
-
-
-def exercises() -> dict[str, list[str]]:
-    """Every check, and the notebooks with an exercise of it, as its docstring says them."""
-    from densenb.lessons import checks  # here, because checks has `report` at hand
-
-    found = {}
-    for name in dir(checks):
-        if name.startswith("check_"):
-            match = NOTEBOOKS.search(getattr(checks, name).__doc__ or "")
-            found[name] = [number for number in match.groups() if number] if match else []
-    return dict(sorted(found.items(), key=lambda item: (item[1], item[0])))
-
 
 def report(student: str, path: str | Path = "hand_in.json") -> Path:
     """Write which exercises were passed in this session, print them, and return the file.
 
-    A file of the same student is added to, so that one file can go through all notebooks, each of
-    which is a session of its own. ValueError without a name, and for a file that is somebody
-    else's or no hand-in. The file says what the checks printed on this machine; it is no proof.
+    An existing file of the same student is extended, so that one file can collect all notebooks,
+    each of which is a session of its own. The file says what the checks printed on this machine; it
+    is no proof.
+
+    Raises:
+        ValueError: Without a name, and for a file that is another student's or no hand-in.
     """
     if not isinstance(student, str) or not student.strip():
         raise ValueError(f'student is {student!r}: give your name, e.g. checks.report("Ada").')
     path, student = Path(path), student.strip()
     passed = _read(path, student) if path.exists() else {}
-    known, now = exercises(), datetime.now(UTC).isoformat(timespec="seconds")
+    known = dict(sorted(checking.EXERCISES.items(), key=lambda item: (item[1], item[0])))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     for name, said in checking.PASSED.items():
         before = passed.get(name, {}).get("said", [])
         passed[name] = {
-            "notebooks": known.get(name, []),
+            "notebooks": known[name],
             "said": list(dict.fromkeys([*before, *said])),
             "passed": now,
         }

@@ -80,6 +80,39 @@ def test_a_notebook_shows_the_message_without_a_traceback():
     assert error._render_traceback_() == ["not yet: move the cat."]
 
 
+def test_an_exercise_says_and_keeps_the_message_of_its_check(monkeypatch, capsys):
+    monkeypatch.setattr(checking, "EXERCISES", {})
+    monkeypatch.setattr(checking, "PASSED", {})
+
+    @checking.exercise("02", "03")
+    def check_sign(number: float) -> str:
+        checking.expect(number > 0, "too small.")
+        return f"{number} is right."
+
+    with pytest.raises(checking.CheckFailed, match=r"too small\."):
+        check_sign(-1)
+    assert checking.PASSED == {} and checking.EXERCISES == {"check_sign": ("02", "03")}
+    check_sign(1)
+    check_sign(1)
+    check_sign(number=2)
+    assert checking.PASSED == {"check_sign": ["1 is right.", "2 is right."]}
+    assert capsys.readouterr().out == "ok: 1 is right.\n" * 2 + "ok: 2 is right.\n"
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [(1.0, "one."), (3.0, "two or three."), (-1.0, "negative."), (5.0, "otherwise."), (4.0, None)],
+)
+def test_the_first_mistake_that_fits_is_told(found, message):
+    mistakes = {"one.": 1, "two or three.": [2, torch.tensor(3)], "negative.": found < 0}
+    mistakes["never."] = torch.tensor(False)
+    if message is None:
+        checking.diagnose(found, mistakes, 4, "otherwise.")
+    else:
+        with pytest.raises(checking.CheckFailed, match=re.escape(message)):
+            checking.diagnose(found, mistakes, 4, "otherwise.")
+
+
 def guided(negative, positive, scale):
     return negative + scale * (positive - negative)
 

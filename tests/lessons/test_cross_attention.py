@@ -8,7 +8,7 @@ import nbformat
 import pytest
 import torch
 
-from densenb.lessons import attention_checks, checking, checks
+from densenb.lessons import checking, checks, cross_attention, see_joint_attention
 from densenb.modulation.formulas import fixed_bias
 from tools.notebooks import ROOT
 
@@ -18,7 +18,7 @@ CHOICES = ("rises", "falls")
 
 # ---------------------------------------------------------------------- predict, then run
 def test_a_right_prediction_passes(capsys):
-    attention_checks.check_prediction("falls", CHOICES, "falls", "Because.")
+    see_joint_attention.check_prediction("falls", CHOICES, "falls", "Because.")
     assert capsys.readouterr().out == "ok: measured was 'falls', as you expected. Because.\n"
 
 
@@ -33,7 +33,7 @@ def test_a_right_prediction_passes(capsys):
 )
 def test_a_wrong_prediction_is_told_why(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        attention_checks.check_prediction(answer, CHOICES, "falls", "Because.")
+        see_joint_attention.check_prediction(answer, CHOICES, "falls", "Because.")
 
 
 # ---------------------------------------------------------------------- the positive half alone
@@ -42,8 +42,8 @@ def own(scores, same, strength):
 
 
 def test_own_words_only_passes(capsys):
-    attention_checks.check_own_words_only(own)
-    attention_checks.check_own_words_only(
+    cross_attention.check_own_words_only(own)
+    cross_attention.check_own_words_only(
         lambda s, m, b: torch.where(m[:, None] > 0, s + b[:, None], s)
     )
     assert capsys.readouterr().out.count("ok: ") == 2
@@ -65,7 +65,7 @@ def test_own_words_only_passes(capsys):
 )
 def test_own_words_only_tells_what_is_wrong(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        attention_checks.check_own_words_only(answer)
+        cross_attention.check_own_words_only(answer)
 
 
 # ---------------------------------------------------------------------- a biased guided batch
@@ -106,9 +106,9 @@ def masked_and_renormalised(scores, bias):
 
 
 def test_attends_passes(capsys):
-    attention_checks.check_attends(attends)
+    cross_attention.check_attends(attends)
     zeros = torch.zeros(1, 1, 1)
-    attention_checks.check_attends(lambda s, b: (s + torch.stack([zeros * b, b[None]])).softmax(-1))
+    cross_attention.check_attends(lambda s, b: (s + torch.stack([zeros * b, b[None]])).softmax(-1))
     assert capsys.readouterr().out.count("ok: ") == 2
 
 
@@ -129,7 +129,7 @@ def test_attends_passes(capsys):
 )
 def test_attends_tells_what_is_wrong(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        attention_checks.check_attends(answer)
+        cross_attention.check_attends(answer)
 
 
 # ---------------------------------------------------------------------- the exercises themselves

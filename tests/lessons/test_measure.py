@@ -17,7 +17,7 @@ from densenb.evaluation.ranks import kendall_tau
 from densenb.evaluation.runner import METHODS
 from densenb.evaluation.suites import SUITES
 from densenb.evaluation.tables import CEILING, GROUND_TRUTH, settings_of
-from densenb.lessons import checking, measure_checks
+from densenb.lessons import checking, measure
 from tools.notebooks import ROOT
 from tools.tables import markdown
 
@@ -44,11 +44,11 @@ def tau(first, second, pairs=lambda n: itertools.combinations(range(n), 2)):
 
 
 def test_right_answers_pass(capsys):
-    measure_checks.check_mean_iou(mean_iou)
-    measure_checks.check_mean_iou(lambda *given: mean_iou(*given).item())
-    measure_checks.check_paired_interval(paired)
-    measure_checks.check_kendall_tau(tau)
-    measure_checks.check_kendall_tau(kendall_tau)
+    measure.check_mean_iou(mean_iou)
+    measure.check_mean_iou(lambda *given: mean_iou(*given).item())
+    measure.check_paired_interval(paired)
+    measure.check_kendall_tau(tau)
+    measure.check_kendall_tau(kendall_tau)
     assert capsys.readouterr().out.count("ok: ") == 5
 
 
@@ -84,7 +84,7 @@ MEANS = {
 @pytest.mark.parametrize(("answer", "message"), MEANS.values(), ids=MEANS)
 def test_a_wrong_mean_iou_is_told_what_is_wrong(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        measure_checks.check_mean_iou(answer)
+        measure.check_mean_iou(answer)
 
 
 def unpaired(mine, theirs, drawn):
@@ -113,7 +113,7 @@ INTERVALS = {
 @pytest.mark.parametrize(("answer", "message"), INTERVALS.values(), ids=INTERVALS)
 def test_a_wrong_interval_is_told_what_is_wrong(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        measure_checks.check_paired_interval(answer)
+        measure.check_paired_interval(answer)
 
 
 def correlation(a, b):
@@ -145,7 +145,7 @@ TAUS = {
 @pytest.mark.parametrize(("answer", "message"), TAUS.values(), ids=TAUS)
 def test_a_wrong_tau_is_told_what_is_wrong(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        measure_checks.check_kendall_tau(answer)
+        measure.check_kendall_tau(answer)
 
 
 @pytest.mark.parametrize("wrong", [MEANS, INTERVALS, TAUS], ids=["mean", "interval", "tau"])

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from densenb.lessons import checking, scaling_checks
+from densenb.lessons import checking, self_attention
 from densenb.modulation.formulas import same_region
 
 
@@ -20,11 +20,11 @@ def same_pixels(pixels):
 
 
 def test_right_answers_pass(capsys):
-    scaling_checks.check_own_share(0.71)
-    scaling_checks.check_own_share(0.73, share=0.5, bias=0.5)
-    scaling_checks.check_region_bias(region_bias)
-    scaling_checks.check_same_pixels(same_pixels)
-    scaling_checks.check_same_pixels(lambda pixels: same_region(pixels, pixels).bool())
+    self_attention.check_own_share(0.71)
+    self_attention.check_own_share(0.73, share=0.5, bias=0.5)
+    self_attention.check_region_bias(region_bias)
+    self_attention.check_same_pixels(same_pixels)
+    self_attention.check_same_pixels(lambda pixels: same_region(pixels, pixels).bool())
     assert capsys.readouterr().out.count("ok: ") == 5
 
 
@@ -43,7 +43,7 @@ SHARES = {
 @pytest.mark.parametrize(("guess", "message"), SHARES.values(), ids=SHARES)
 def test_a_wrong_share_is_told_what_is_wrong(guess, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        scaling_checks.check_own_share(guess)
+        self_attention.check_own_share(guess)
 
 
 def full(pixels, bias):
@@ -64,7 +64,7 @@ BIASES = {
 @pytest.mark.parametrize(("answer", "message"), BIASES.values(), ids=BIASES)
 def test_a_wrong_bias_is_told_what_is_wrong(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        scaling_checks.check_region_bias(answer)
+        self_attention.check_region_bias(answer)
 
 
 SAMES = {
@@ -80,7 +80,7 @@ SAMES = {
 @pytest.mark.parametrize(("answer", "message"), SAMES.values(), ids=SAMES)
 def test_a_wrong_same_is_told_what_is_wrong(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        scaling_checks.check_same_pixels(answer)
+        self_attention.check_same_pixels(answer)
 
 
 @pytest.mark.parametrize("wrong", [SHARES, BIASES, SAMES], ids=["share", "bias", "same"])

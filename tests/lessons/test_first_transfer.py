@@ -9,7 +9,7 @@ import re
 import nbformat
 import pytest
 
-from densenb.lessons import checking, transfer_checks
+from densenb.lessons import checking, first_transfer
 from tools.notebooks import ROOT, tags
 
 
@@ -31,9 +31,9 @@ def scaled(query, key):
 
 
 def test_right_answers_pass(capsys):
-    transfer_checks.check_masked_row(0.4, 0.5)
-    transfer_checks.check_renormalised(renormalised)
-    transfer_checks.check_scaled_scores(scaled)
+    first_transfer.check_masked_row(0.4, 0.5)
+    first_transfer.check_renormalised(renormalised)
+    first_transfer.check_scaled_scores(scaled)
     assert capsys.readouterr().out.count("ok: ") == 3
 
 
@@ -52,7 +52,7 @@ ROWS = {
 @pytest.mark.parametrize(("guess", "message"), ROWS.values(), ids=ROWS)
 def test_a_wrong_row_is_told_what_is_wrong(guess, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        transfer_checks.check_masked_row(*guess)
+        first_transfer.check_masked_row(*guess)
 
 
 def columns(scores, mask):
@@ -85,7 +85,7 @@ ANSWERS = {
 @pytest.mark.parametrize(("answer", "message"), ANSWERS.values(), ids=ANSWERS)
 def test_a_wrong_renormalisation_is_told_what_is_wrong(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        transfer_checks.check_renormalised(answer)
+        first_transfer.check_renormalised(answer)
 
 
 SCALES = {
@@ -102,7 +102,7 @@ SCALES = {
 @pytest.mark.parametrize(("answer", "message"), SCALES.values(), ids=SCALES)
 def test_a_wrong_scale_is_told_what_is_wrong(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        transfer_checks.check_scaled_scores(answer)
+        first_transfer.check_scaled_scores(answer)
 
 
 @pytest.mark.parametrize("wrong", [ROWS, ANSWERS, SCALES], ids=["row", "within", "scale"])

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from densenb.lessons import checking, segments_checks
+from densenb.lessons import checking, segments
 from densenb.sd3.prompts import substitute
 
 
@@ -15,9 +15,9 @@ def soft(covered):
 
 
 def test_right_answers_pass(capsys):
-    segments_checks.check_token_count(8)
-    segments_checks.check_soft_masks(soft)
-    segments_checks.check_substitute(substitute)
+    segments.check_token_count(8)
+    segments.check_soft_masks(soft)
+    segments.check_substitute(substitute)
     assert capsys.readouterr().out.count("ok: ") == 3
 
 
@@ -71,16 +71,16 @@ PUTS = {
 @pytest.mark.parametrize(("answer", "message"), COUNTS.values(), ids=COUNTS)
 def test_a_wrong_count_is_told_what_is_wrong(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        segments_checks.check_token_count(answer)
+        segments.check_token_count(answer)
 
 
 @pytest.mark.parametrize(("answer", "message"), SOFTS.values(), ids=SOFTS)
 def test_a_wrong_sharing_is_told_what_is_wrong(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        segments_checks.check_soft_masks(answer)
+        segments.check_soft_masks(answer)
 
 
 @pytest.mark.parametrize(("answer", "message"), PUTS.values(), ids=PUTS)
 def test_a_wrong_substitution_is_told_what_is_wrong(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        segments_checks.check_substitute(answer)
+        segments.check_substitute(answer)

@@ -7,7 +7,7 @@ import re
 import nbformat
 import pytest
 
-from densenb.lessons import attention_checks, checking, checks
+from densenb.lessons import checking, checks, see_joint_attention
 from tools.notebooks import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "02_see_joint_attention.ipynb"
@@ -15,8 +15,10 @@ NOTEBOOK = ROOT / "notebooks" / "02_see_joint_attention.ipynb"
 
 # ---------------------------------------------------------------------- where a phrase looks
 def test_a_phrase_map_passes(capsys):
-    attention_checks.check_phrase_map(lambda w, words, image: w[:, words, :image].mean(dim=(0, 1)))
-    attention_checks.check_phrase_map(lambda w, words, image: w.mean(0)[words].mean(0)[:image])
+    see_joint_attention.check_phrase_map(
+        lambda w, words, image: w[:, words, :image].mean(dim=(0, 1))
+    )
+    see_joint_attention.check_phrase_map(lambda w, words, image: w.mean(0)[words].mean(0)[:image])
     assert capsys.readouterr().out.count("ok: ") == 2
 
 
@@ -41,15 +43,15 @@ def test_a_phrase_map_passes(capsys):
 )
 def test_a_wrong_phrase_map_is_told_why(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        attention_checks.check_phrase_map(answer)
+        see_joint_attention.check_phrase_map(answer)
 
 
 # ---------------------------------------------------------------------- text mass
 def test_text_mass_passes(capsys):
-    attention_checks.check_text_mass(
+    see_joint_attention.check_text_mass(
         lambda s, image: s.softmax(-1)[:, :image, image:].sum(-1).mean()
     )
-    attention_checks.check_text_mass(
+    see_joint_attention.check_text_mass(
         lambda s, image: 1 - s.softmax(-1)[:, :image, :image].sum(-1).mean().item()
     )
     assert capsys.readouterr().out.count("ok: ") == 2
@@ -75,7 +77,7 @@ def first_tokens(s, image):
 )
 def test_wrong_text_mass_is_told_why(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        attention_checks.check_text_mass(answer)
+        see_joint_attention.check_text_mass(answer)
 
 
 # ---------------------------------------------------------------------- the exercises themselves

@@ -9,7 +9,7 @@ import re
 import nbformat
 import pytest
 
-from densenb.lessons import attention_checks, checking, hand_in, scaling_checks
+from densenb.lessons import adaptive_scaling, checking, checks, hand_in, see_joint_attention
 from densenb.modulation.formulas import push_pull, value_range
 from tools.notebooks import ROOT, tags
 
@@ -20,10 +20,10 @@ def push_only(scores, same, strength, dim=-1):
 
 
 def test_right_answers_pass(capsys):
-    scaling_checks.check_moved_scores(3.0, -1.0)
-    scaling_checks.check_moved_scores(3, -1)
-    scaling_checks.check_push_only(push_only)
-    scaling_checks.check_value_range(value_range)
+    adaptive_scaling.check_moved_scores(3.0, -1.0)
+    adaptive_scaling.check_moved_scores(3, -1)
+    adaptive_scaling.check_push_only(push_only)
+    adaptive_scaling.check_value_range(value_range)
     assert capsys.readouterr().out.count("ok: ") == 4
 
 
@@ -40,7 +40,7 @@ MOVED = {
 @pytest.mark.parametrize(("guess", "message"), MOVED.values(), ids=MOVED)
 def test_a_wrong_prediction_is_told_what_is_wrong(guess, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        scaling_checks.check_moved_scores(*guess)
+        adaptive_scaling.check_moved_scores(*guess)
 
 
 def in_place(scores, same, strength):
@@ -70,7 +70,7 @@ PUSHES = {
 @pytest.mark.parametrize(("answer", "message"), PUSHES.values(), ids=PUSHES)
 def test_a_wrong_push_is_told_what_is_wrong(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        scaling_checks.check_push_only(answer)
+        adaptive_scaling.check_push_only(answer)
 
 
 def limits(scores, dim):
@@ -91,7 +91,7 @@ RANGES = {
 @pytest.mark.parametrize(("answer", "message"), RANGES.values(), ids=RANGES)
 def test_a_wrong_range_is_told_what_is_wrong(answer, message):
     with pytest.raises(checking.CheckFailed, match=re.escape(message)):
-        scaling_checks.check_value_range(answer)
+        adaptive_scaling.check_value_range(answer)
 
 
 @pytest.mark.parametrize("wrong", [MOVED, PUSHES, RANGES], ids=["moved", "push", "range"])
@@ -121,9 +121,9 @@ def nothing_passed(monkeypatch):
 
 
 def test_a_report_lists_what_was_passed(nothing_passed, tmp_path, capsys):
-    scaling_checks.check_moved_scores(3.0, -1.0)
+    adaptive_scaling.check_moved_scores(3.0, -1.0)
     with pytest.raises(checking.CheckFailed):
-        scaling_checks.check_value_range(lambda scores: limits(scores, -2))
+        adaptive_scaling.check_value_range(lambda scores: limits(scores, -2))
     path = hand_in.report(" Ada ", tmp_path / "ada.json")
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["student"] == "Ada" and list(content["exercises"]) == ["check_moved_scores"]
@@ -136,11 +136,11 @@ def test_a_report_lists_what_was_passed(nothing_passed, tmp_path, capsys):
 
 
 def test_a_second_session_adds_to_the_report(nothing_passed, tmp_path, monkeypatch):
-    scaling_checks.check_moved_scores(3.0, -1.0)
+    adaptive_scaling.check_moved_scores(3.0, -1.0)
     path = hand_in.report("Ada", tmp_path / "ada.json")
     monkeypatch.setattr(checking, "PASSED", {})
-    scaling_checks.check_value_range(value_range)
-    scaling_checks.check_value_range(value_range)
+    adaptive_scaling.check_value_range(value_range)
+    adaptive_scaling.check_value_range(value_range)
     hand_in.report("Ada", path)
     content = json.loads(path.read_text(encoding="utf-8"))
     assert set(content["exercises"]) == {"check_moved_scores", "check_value_range"}
@@ -148,10 +148,10 @@ def test_a_second_session_adds_to_the_report(nothing_passed, tmp_path, monkeypat
 
 
 def test_one_check_of_two_exercises_counts_for_each(nothing_passed, tmp_path, capsys):
-    attention_checks.check_prediction("up", ["up", "down"], "up", "This is why.")
+    see_joint_attention.check_prediction("up", ["up", "down"], "up", "This is why.")
     path = hand_in.report("Ada", tmp_path / "ada.json")
     assert re.search(r"02, 03 +check_prediction +1 of 2\n", capsys.readouterr().out)
-    attention_checks.check_prediction("down", ["up", "down"], "down", "Another reason.")
+    see_joint_attention.check_prediction("down", ["up", "down"], "down", "Another reason.")
     hand_in.report("Ada", path)
     assert re.search(r"check_prediction +2 of 2\n", capsys.readouterr().out)
 
@@ -171,9 +171,8 @@ def test_a_report_is_never_written_over_something_else(nothing_passed, tmp_path)
 
 
 def test_every_exercise_says_its_notebook():
-    from densenb.lessons.hand_in import exercises
-
-    found = exercises()
+    found = checking.EXERCISES
+    assert set(found) == {name for name in checks.__all__ if name.startswith("check_")}
     assert all(found.values()), found
     listed = [number for numbers in found.values() for number in numbers]
     assert listed.count("04") == listed.count("05") == 3
