@@ -406,7 +406,7 @@ def region_dict(**kwargs):
         (lambda: Layout.from_dict(region_dict(mask_png="?")), "base64"),
         (lambda: Layout.from_dict(region_dict(mask_png=cut_png())), "whole PNG in base64"),
         (lambda: regions_from_label_map(np.ones((4, 4)), {"#fff": "a"}), r"\[4, 4\]"),
-        (lambda: regions_from_label_map(label_map(), {}), "no colours"),
+        (lambda: regions_from_label_map(label_map(), {}), "no colors"),
         (lambda: regions_from_label_map(label_map(), {"#00ff00": "a"}), "#00ff00.*#ffffff"),
         (lambda: regions_from_label_map(label_map(), {"reddish": "a"}), "reddish"),
     ],
