@@ -40,10 +40,8 @@ def attention_part(query: Tensor, key: Tensor, value: Tensor, scale: float) -> P
 
 def merge(parts: Sequence[Part]) -> Tensor:
     """Attention over all keys from the parts over disjoint sets of them: `[B, H, Q, D]`."""
-    share = torch.stack([log_sum for _, log_sum in parts]).softmax(dim=0)[
-        ..., None
-    ]  # (B, H, Q, 1) each
-    return sum(weight * attended for weight, (attended, _) in zip(share, parts))
+    shares = torch.stack([log_sum for _, log_sum in parts]).softmax(dim=0)  # (parts, B, H, Q)
+    return sum(share[..., None] * attended for share, (attended, _) in zip(shares, parts))
 
 
 def widen(x: Tensor, width: int) -> Tensor:
@@ -52,19 +50,12 @@ def widen(x: Tensor, width: int) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------- operators
-def _flash_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
-    wide = widen(value, query.shape[-1])
-    attended, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, wide, scale=scale
-    )
-    return attended[..., : value.shape[-1]], log_sum
-
-
 def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
-    wide = widen(value, query.shape[-1])
-    attended, log_sum, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-        query, key, wide, scale=scale
-    )
+    if query.device.type == "cpu":
+        operator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    else:
+        operator = torch.ops.aten._scaled_dot_product_flash_attention
+    attended, log_sum, *_ = operator(query, key, widen(value, query.shape[-1]), scale=scale)
     return attended[..., : value.shape[-1]], log_sum
 
 
@@ -94,7 +85,7 @@ def chunked(query: Tensor, key: Tensor, value: Tensor, scale: float, chunk: int 
 
 
 OPERATORS: dict[str, Operator] = {
-    "flash (CPU)": _flash_cpu,
+    "flash (CPU)": _flash,
     "flash": _flash,
     "cuDNN": _cudnn,
     "memory-efficient": _efficient,

@@ -215,7 +215,7 @@ def test_direct_calls_that_leave_rows_open_are_refused(other_pipe):
         with dense_attention(other_pipe, LAYOUT, **SMALL):
             other_pipe.transformer(**call)
     other_pipe.scheduler.set_timesteps(4)
-    with pytest.raises(ValueError, match="timestep 500 is none of the scheduler's 4"):
+    with pytest.raises(ValueError, match="timestep 500 is not among the scheduler's 4"):
         with dense_attention(other_pipe, LAYOUT, **SMALL) as dense, dense.rows([0]):
             other_pipe.transformer(**call | {"timestep": torch.tensor([500.0])})
     with pytest.raises(ValueError, match="share one"):
@@ -444,7 +444,7 @@ def test_without_a_setting_it_is_the_stock_pipeline(random_pipe):
         ([], DenseConfig(), {}, "layout is"),
         ("a cat", DenseConfig(), {}, "layout is"),
         (LAYOUT, DenseConfig(), {"height": 250}, "height=256"),
-        (LAYOUT, DenseConfig(), {"prompt": "a dog"}, "prompt is given by the layout"),
+        (LAYOUT, DenseConfig(), {"prompt": "a dog"}, "prompt comes from the layout"),
         (LAYOUT, DenseConfig(), {"max_sequence_length": 2, "prompt_3": ""}, "prompt_3"),
     ],
 )
