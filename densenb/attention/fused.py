@@ -236,15 +236,11 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, blocks: tuple[Block, ...]
         if not block.moves:
             out.copy_(_still_part(rows, key, value, slice(None))[0])
             continue
-        ranges: dict[int, Limits] = {}
-        limits: list[Limits] = []
-        for move in block.moves:
-            if move.limits is None:
-                limits.append((None, None))
-                continue
-            if move.limits.start not in ranges:
-                ranges[move.limits.start] = row_range(rows, key[:, :, move.limits])
-            limits.append(ranges[move.limits.start])
+        spans = {m.limits.start: m.limits for m in block.moves if m.limits is not None}
+        ranges = {start: row_range(rows, key[:, :, span]) for start, span in spans.items()}
+        limits: list[Limits] = [
+            (None, None) if m.limits is None else ranges[m.limits.start] for m in block.moves
+        ]
         if kernels is None or any(m.paired[0].shape[1] > MAX_FACTORS for m in block.moves):
             out.copy_(_by_parts(rows, key, value, block, limits))
         else:

@@ -222,11 +222,10 @@ def mask_from_array(array: Any) -> Mask:
         ValueError: For another shape, values that are not in [0, 1], or a mask that is all 0.
         TypeError: For anything that is not an array of numbers.
     """
-    if isinstance(array, (str, Path)):
-        raise TypeError(f"{str(array)!r} is not an array: read a picture with mask_from_png(path).")
-    if array is None:
+    if array is None or isinstance(array, (str, Path)):
         raise TypeError(
-            "None is not a mask: give box(...), ellipse(...), polygon(...) or an array."
+            f"{array!r} is not a mask: give box(...), ellipse(...), polygon(...), an array, or a"
+            " picture as mask_from_png(path)."
         )
     if isinstance(array, Tensor):
         array = array.detach().float().cpu().numpy()

@@ -98,7 +98,7 @@ class DenseJointAttnProcessor:
         return image, text if attn.context_pre_only else attn.to_add_out(text)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, plan: Plan) -> Tensor:
-        """Attention of a whole batch, `[B, H, N, D]`; rows without a layout stay on the stock path."""
+        """Attention of a batch, `[B, H, N, D]`; rows without a layout stay on the stock path."""
         rule, now = self.session.rule, self.session.now
         # In memory `[B, N, H, D]`, so that joining the heads copies nothing.
         attended = torch.empty_like(value.transpose(1, 2), memory_format=torch.contiguous_format)

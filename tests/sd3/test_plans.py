@@ -1,4 +1,4 @@
-"""The step of a pass, read off its timestep without waiting for a GPU."""
+"""The step of a pass, found from its timestep without waiting for a GPU."""
 
 import pytest
 import torch
