@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -156,9 +155,8 @@ def _blocks(plan: Plan, config: DenseConfig, device: torch.device) -> tuple[Bloc
             still[span] = alone[span]
             moved = ~alone[span]
             limits = slice(0, count) if config.value_range == "row" else span
-            left, right = same_region_factors(
-                plan.member[0, queries].float(), regions[span].float()
-            )
+            mine, theirs = plan.member[0, queries].float(), regions[span].float()
+            left, right = same_region_factors(mine, theirs)  # (Q, S), (K, S)
             paired_left, paired_right, offset_at = pair_factors(left, right, moved)
             moves.append(
                 Move(
@@ -241,41 +239,24 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, blocks: tuple[Block, ...]
         limits: list[Limits] = [
             (None, None) if m.limits is None else ranges[m.limits.start] for m in block.moves
         ]
+        moves = list(zip(block.moves, limits))
         if kernels is None or any(m.paired[0].shape[1] > MAX_FACTORS for m in block.moves):
-            out.copy_(_by_parts(rows, key, value, block, limits))
-        else:
-            _by_kernel(kernels, rows, key, value, out, block, limits)
+            # One call of stock attention for each kind of keys, merged.
+            parts = [] if block.still is None else [_still_part(rows, key, value, block.still)]
+            parts += [_moved_part(rows, key, value, move, *found) for move, found in moves]
+            out.copy_(merge(parts))
+            continue
+        # One pass of the Triton kernel over all keys.
+        shifts = {
+            move.kind: kernels.Shift(move.strength, *found, *move.paired, move.moved)
+            for move, found in moves
+        }
+        first = block.moves[0]
+        image = first.span.stop if first.kind == "image" else first.span.start
+        kernels.moved_attention(
+            rows, key, value, out, image, shifts.get("image"), shifts.get("text")
+        )
     return attended
-
-
-def _by_kernel(
-    kernels: ModuleType,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    block: Block,
-    limits: list[Limits],
-) -> None:
-    """One pass of the Triton kernel over all keys."""
-    shifts = {
-        move.kind: kernels.Shift(move.strength, *found, *move.paired, move.moved)
-        for move, found in zip(block.moves, limits)
-    }
-    first = block.moves[0]
-    image = first.span.stop if first.kind == "image" else first.span.start
-    kernels.moved_attention(query, key, value, out, image, shifts.get("image"), shifts.get("text"))
-
-
-def _by_parts(
-    query: Tensor, key: Tensor, value: Tensor, block: Block, limits: list[Limits]
-) -> Tensor:
-    """One call of stock attention for each kind of keys, merged."""
-    parts = [] if block.still is None else [_still_part(query, key, value, block.still)]
-    parts += [
-        _moved_part(query, key, value, move, *found) for move, found in zip(block.moves, limits)
-    ]
-    return merge(parts)
 
 
 def _still_part(query: Tensor, key: Tensor, value: Tensor, still: slice | Tensor) -> Part:

@@ -54,10 +54,11 @@ class Plans:
         key, image = (tuple(owners), grid, text, str(device)), grid[0] * grid[1]
         if key not in self._plans:
             rows = [self._member(owner, grid, text) for owner in owners]
-            strengths = torch.ones(len(owners), self._columns)
+            strengths = torch.ones(len(owners), self._columns)  # (B, R)
             for row, owner in enumerate(owners):
                 for column, region in enumerate(self._layouts[owner].regions):
                     strengths[row, column] = region.strength
+            # (B, N, R)
             member = torch.stack(rows) if rows else torch.zeros(0, image + text, self._columns)
             self._plans[key] = Plan(member.to(device), strengths.to(device), image)
         return self._plans[key]
