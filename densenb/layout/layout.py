@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ class Layout:
         # The prompt's words stay with the whole picture even if a region's negative repeats them.
         own = [len(find_phrase(prompt, phrase)) for phrase in negative.phrases]
         places = place_phrases(negative.text[len(prompt) :], negative.phrases)
-        after = tuple(skip + place for skip, place in zip(own, places, strict=True))
+        after = tuple(skip + (place or 0) for skip, place in zip(own, places, strict=True))
         object.__setattr__(negative, "occurrences", after)
         return negative
 
@@ -327,7 +327,7 @@ def cover(masks: Tensor, side: int) -> Tensor:
     return torch.nn.functional.avg_pool2d(masks, side)
 
 
-SHAPES = {
+SHAPES: dict[str, Callable[..., Mask]] = {
     "box": box,
     "ellipse": ellipse,
     "polygon": polygon,

@@ -52,7 +52,8 @@ def read_picture(path: str | Path | bytes) -> np.ndarray:
             f"{name} is not a file: check the name (paths in a layout file start at its folder)."
         )
     try:
-        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as image:
+        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as file:
+            image: Image.Image = file
             if image.mode.startswith("I"):  # 16-bit gray, which convert() would clip at 255
                 image = Image.fromarray((np.array(image) / 257).round().astype(np.uint8))
             return np.array(image.convert("RGBA")) / 255

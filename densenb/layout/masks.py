@@ -51,8 +51,8 @@ class Shape(Mask):
         y = (torch.arange(height, dtype=torch.float64) + 0.5) / height
         mask = self.inside(x[None, :], y[:, None])  # (1, W), (H, 1) -> (H, W)
         if not mask.any():
-            x, y = self.anchor()
-            mask[min(int(y * height), height - 1), min(int(x * width), width - 1)] = True
+            left, top = self.anchor()
+            mask[min(int(top * height), height - 1), min(int(left * width), width - 1)] = True
         return mask.float()
 
 

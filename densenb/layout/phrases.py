@@ -34,7 +34,7 @@ def place_phrases(text: str, phrases: Sequence[str]) -> tuple[int | None, ...]:
         clear = [k for k in free if all(spans[k][1] <= a or b <= spans[k][0] for a, b in taken)]
         if free:
             places[i] = (clear or free)[0]
-            taken.append(spans[places[i]])
+            taken.append(spans[places[i]])  # type: ignore[index]
     return tuple(places)
 
 

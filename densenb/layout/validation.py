@@ -7,10 +7,10 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 
-def is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> TypeGuard[int]:
     """Whether `value` is a whole number, of any library; True and False are not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 

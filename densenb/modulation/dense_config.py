@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -97,7 +97,7 @@ class DenseConfig(Rule):
         )
 
     @classmethod
-    def recommended(cls, pipe: Pipeline) -> DenseConfig:
+    def recommended(cls, pipe: Pipeline) -> Self:
         """The setting to start with: the best measured one, if the model has been measured.
 
         So far that is only the miniature. Any other model gets the candidate to try first, with a

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any, ClassVar
 
@@ -186,7 +187,7 @@ def relapsed(pipe: Any, **changes: Any) -> Transfer:
 REPAIRS: dict[str, Callable[[Any], Rule]] = {
     "report": Transfer.reported,
     **{
-        name: lambda pipe, changes=changes: repaired(pipe, changes)
+        name: partial(repaired, changes=changes)
         for name, changes in zip(
             CHANGES, accumulate(CHANGES.values(), lambda before, new: before | new), strict=True
         )
