@@ -40,7 +40,7 @@ def load(
         device, dtype: for small models the CPU and float32 by default. Full-size ones take the GPU
             where there is one, and float16 below compute capability 8.0.
         t5: False leaves the largest text encoder out: less memory, weaker on long captions.
-        plan: how to load (`memory.choose`); by default the best for this machine.
+        plan: how to load (`memory_plan.choose`); by default the best for this machine.
 
     A full-size model prints its memory plan before anything is downloaded, and loads its text
     encoders only when a new text comes. Raises ValueError, with what to do, for an unknown name,

@@ -12,7 +12,7 @@ class Overflow(RuntimeError):
     """A model's numbers are not finite, so nothing computed from them is meaningful."""
 
 
-def check_finite(tensor: Tensor, what: str, mend: str = MORE_PRECISION) -> None:
-    """Raise Overflow unless all numbers are finite; its message has `what` (plural) and `mend`."""
+def check_finite(tensor: Tensor, what: str, fix: str = MORE_PRECISION) -> None:
+    """Raise Overflow unless all numbers are finite; its message has `what` (plural) and `fix`."""
     if not torch.isfinite(tensor).all():
-        raise Overflow(f"{what} are not finite numbers: {tensor.dtype} overflowed. {mend}")
+        raise Overflow(f"{what} are not finite numbers: {tensor.dtype} overflowed. {fix}")

@@ -139,8 +139,8 @@ class FrugalPipeline(StableDiffusion3Pipeline):
 
     def _remembered(self, embedding: Tensor, what: str) -> Tensor:
         embedding = embedding.to(self._dtype)
-        mend = "It was in a text encoder: load without T5 (t5=False), or on a GPU with bfloat16."
-        check_finite(embedding, f"the encoded {what}", mend)
+        fix = "It was in a text encoder: load without T5 (t5=False), or on a GPU with bfloat16."
+        check_finite(embedding, f"the encoded {what}", fix)
         return embedding[0].cpu()
 
 

@@ -8,7 +8,7 @@ from hands import handle, keys, row, write
 SETUP = """
 import torch
 import densenb as dnb
-from densenb.records import Entry, Record
+from densenb.recording.record import Entry, Record
 from densenb.widgets import MaskSliders, explore
 pipe = dnb.load("tiny")
 layout = dnb.Layout("a blue cat and an orange umbrella in a rose garden", [
