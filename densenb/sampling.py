@@ -1,4 +1,4 @@
-"""`generate`: a layout to pictures. Taught in notebook 00."""
+"""`generate`: from a layout to pictures. Taught in notebook 00."""
 
 from __future__ import annotations
 
@@ -20,12 +20,29 @@ from densenb.sd3.dense_attention import dense_attention
 
 
 def generators(seeds_or_count: int | Iterable[int]) -> list[torch.Generator]:
-    """One generator per picture: of each seed, or of seeds 0 to count - 1.
+    """One random generator per picture.
 
-    They live on the CPU, so that every device and every method starts from the same noise. Raises
-    ValueError for an empty list or a negative seed.
+    They are on the CPU, so that every device and every method starts from the same noise.
+
+    Args:
+        seeds_or_count: The seeds, or how many: then seeds 0 to count - 1.
+
+    Returns:
+        One generator for each seed.
+
+    Raises:
+        ValueError: For an empty list, or seeds that are not whole numbers from 0 to 2**64 - 1.
     """
-    return [torch.Generator("cpu").manual_seed(seed) for seed in _seed_list(seeds_or_count)]
+    if is_whole(seeds_or_count):
+        seeds = list(range(seeds_or_count))
+    else:
+        seeds = list(seeds_or_count) if isinstance(seeds_or_count, Iterable) else []
+    if not seeds or not all(is_whole(seed) and 0 <= seed < 2**64 for seed in seeds):
+        raise ValueError(
+            f"seeds is {seeds_or_count!r}, but has to be how many (at least 1), or a list of whole "
+            "numbers from 0 to 2**64 - 1."
+        )
+    return [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
 
 
 def generate(
@@ -38,19 +55,32 @@ def generate(
     progress: Callable[[int, int], None] | None = None,
     **call_kwargs: Any,
 ) -> list[Image.Image]:
-    """One picture per seed, with a progress bar; `seeds` as in `generators`.
+    """Make one picture per seed. A seed's picture does not depend on the other seeds.
 
-    `config=None` gives the stock pictures: the same text, noise, steps and guidance, no layout. A
-    seed's picture does not depend on the other seeds. `progress(done, total)`, called after every
-    step, takes the place of the bar. Everything is checked before any sampling (ValueError);
-    Overflow (a RuntimeError) when the numbers do on the way.
+    Args:
+        pipe: The pipeline of `densenb.load`, or another Stable Diffusion 3.5 pipeline.
+        layout: The caption and its regions.
+        seeds: The seeds, or how many, as in `generators`.
+        config: A `DenseConfig` or another `Rule`. None gives the stock pictures: the same text,
+            noise, steps and guidance, without the layout.
+        steps: Sampling steps; by default those of the model's tier.
+        guidance: Guidance scale; by default that of the model's tier.
+        progress: Called as `progress(done, total)` after every step, instead of a progress bar.
+        **call_kwargs: More arguments for the pipeline's call.
+
+    Returns:
+        The PIL pictures, in the order of the seeds.
+
+    Raises:
+        ValueError: Before any sampling, for anything that does not fit the model.
+        Overflow: A RuntimeError, if latents or pixels are not finite.
     """
     if not isinstance(layout, Layout):
         raise ValueError(f"layout is {layout!r}, but has to be one Layout.")
     for name in ("generator", "output_type", "return_dict"):
         if name in call_kwargs:
             raise ValueError(
-                f"{name} is not for generate, which makes one PIL picture per seed: call "
+                f"{name} cannot be given to generate, which makes one PIL picture per seed: call "
                 "pipe(**dense.inputs, ...) inside dense_attention."
             )
     chosen = {"num_inference_steps": steps, "guidance_scale": guidance}
@@ -58,7 +88,9 @@ def generate(
     noise = generators(seeds)
     with dense_attention(pipe, layout, config, **call_kwargs) as dense:
         inputs = dict(dense.inputs)
-        edit = inputs.pop("callback_on_step_end", None)  # the caller's, or a rule's on latents
+        edit = inputs.pop(
+            "callback_on_step_end", None
+        )  # of the caller, or of a rule that edits latents
         total = inputs["num_inference_steps"]
         check_count("steps", total)
         done, every = count(1), len(noise) * total
@@ -86,16 +118,3 @@ def generate(
                     pipe.image_processor.pt_to_numpy(pixels)
                 )
     return images
-
-
-def _seed_list(seeds_or_count: int | Iterable[int]) -> list[int]:
-    if is_whole(seeds_or_count):
-        seeds = list(range(seeds_or_count))
-    else:
-        seeds = list(seeds_or_count) if isinstance(seeds_or_count, Iterable) else []
-    if not seeds or not all(is_whole(seed) and 0 <= seed < 2**64 for seed in seeds):
-        raise ValueError(
-            f"seeds is {seeds_or_count!r}, but has to be how many (at least 1), or a list of whole "
-            "numbers from 0 to 2**64 - 1."
-        )
-    return [int(seed) for seed in seeds]

@@ -1,6 +1,6 @@
-"""Computing modulated attention, whichever model it is for.
+"""Computing modulated attention, for any model.
 
-`explicit.py` is the definition, with every score in sight. `fused.py` gives the same without
-keeping the scores: by parts of a softmax (`partial_softmax.py`), the range of each row
+`explicit.py` is the definition, with the whole score matrix. `fused.py` gives the same result
+without storing the scores: from parts of a softmax (`partial_softmax.py`), the range of each row
 (`row_ranges.py`) and, on a GPU with Triton, `kernels.py`. docs/attention.md has the measurements.
 """

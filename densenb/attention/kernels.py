@@ -1,6 +1,6 @@
 """Triton kernels for modulated attention: imported only where Triton is installed.
 
-They compute what `fused` and `ranges` compute with stock operators, with fewer roundings and fewer
+They compute what `fused` and `row_ranges` compute with stock operators, with fewer roundings and
 launches. `TRITON_INTERPRET=1` runs them on a CPU, slowly.
 """
 
@@ -53,7 +53,7 @@ def _range_kernel(
         mask=(rows < queries)[:, None] & inside[None, :],
         other=0.0,
     )
-    # Element by element over the tiles, and across a tile's columns only once, at the end.
+    # Elementwise over the tiles; the reduction over a tile's columns comes once, at the end.
     highest = tl.full([ROWS, COLUMNS], float("-inf"), tl.float32)
     lowest = tl.full([ROWS, COLUMNS], float("inf"), tl.float32)
     whole = keys // COLUMNS * COLUMNS
@@ -85,7 +85,7 @@ def _range_kernel(
 def row_range(
     query: Tensor, key: Tensor, tile: tuple[int, int] = (128, 64), warps: int = 4, stages: int = 3
 ) -> tuple[Tensor, Tensor]:
-    """See `ranges.row_range`. tile: queries and keys that a program holds at a time."""
+    """See `row_ranges.row_range`. tile: how many queries and keys a program holds at a time."""
     query, key = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key))
     batch, heads, queries, size = query.shape
     low, high = torch.empty(
@@ -140,7 +140,7 @@ def _tile(
     SOME: tl.constexpr,
     RAGGED: tl.constexpr,
 ):
-    """Flash attention's step over one tile of keys, the scores moved on the way."""
+    """Flash attention's step over one tile of keys, with the scores moved."""
     columns = start + tl.arange(0, COLUMNS)
     depth = tl.arange(0, WIDTH)
     inside = depth < SIZE
@@ -240,7 +240,7 @@ def _rule(
     FACTORS: tl.constexpr,
     FIXED: tl.constexpr,
 ):
-    """What rows do to x = `query . key`: keep x + left @ right, in powers of 2."""
+    """How rows move x = `query . key`: keep x + left @ right, in powers of 2."""
     amount = tl.load(strength + strength_place, mask=real, other=0.0)
     if FIXED:
         keep = tl.zeros_like(amount) + plain
@@ -252,7 +252,7 @@ def _rule(
         keep = (1 - amount) * plain
         offset = amount * lowest
         gap = amount * (highest - lowest)
-    # Factors come in pairs: the first carries a product in half precision, the second its rest.
+    # Factors come in pairs: the first is a product in half precision, the second the remainder.
     factor = tl.arange(0, FACTORS)
     lefts = tl.load(left + rows[:, None] * FACTORS + factor[None, :], mask=real[:, None], other=0.0)
     lefts *= tl.where((factor < offset_at)[None, :], gap[:, None], offset[:, None]) * LOG2_E
@@ -388,8 +388,8 @@ def moved_attention(
 ) -> None:
     """Attention with moved scores into `out`: `[B, H, Q, D]`, `[B, H, K, D]` twice, `[B, H, Q, D]`.
 
-    The first `image` keys are image tokens. None: scores on this span stay as they are. Scores and
-    sums are float32.
+    The first `image` keys are image tokens. A shift of None leaves the scores of its span alone.
+    Scores and sums are float32.
     """
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     batch, heads, queries, size = query.shape
@@ -434,7 +434,7 @@ def moved_attention(
 
 
 def compute_correctly(device: torch.device) -> bool:
-    """Both kernels, on a small example: keys all move halfway to their query's maximum."""
+    """Test both kernels on a small example, in which all keys move halfway to the maximum."""
     sample = torch.linspace(-1, 1, 64 * 64, device=device).view(1, 1, 64, 64).half()
     scores = sample.float() @ sample.float().mT / 8
     low, high = row_range(sample, sample)

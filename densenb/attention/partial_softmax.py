@@ -1,7 +1,7 @@
-"""Attention over some of a query's keys, in parts that can be put together again.
+"""Attention over some of a query's keys, in parts that can be merged.
 
 PyTorch's attention operators also compute, for each query, the logarithm of the softmax's
-denominator. With it the parts over several sets of keys make the whole, exactly.
+denominator. With it, parts over disjoint sets of keys merge exactly into the whole.
 """
 
 from __future__ import annotations
@@ -16,51 +16,46 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-CHUNK = 1 << 25  # bytes of float32 scores at a time, where no operator is to be had
-TOLERANCE = 0.02  # of an operator's trial: below any error, above bfloat16's rounding
+CHUNK = 1 << 25  # bytes of float32 scores at a time, where no operator works
+TOLERANCE = 0.02  # of an operator's trial: below any real error, above bfloat16's rounding
 
-Part = tuple[Tensor, Tensor]  # what is attended, [B, H, Q, D], and the log denominator, [B, H, Q]
+Part = tuple[Tensor, Tensor]  # the output, [B, H, Q, D], and the log denominator, [B, H, Q]
 Operator = Callable[[Tensor, Tensor, Tensor, float], Part]
 
 
 def attention_part(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
     """softmax(query . key * scale) @ value, and the log of the softmax's denominator.
 
-    query `[B, H, Q, D]`, key `[B, H, K, D]`, value `[B, H, K, E]`; D and E best are multiples of 8.
-    Uses the operator that PyTorch itself would choose; where there is none, scores in chunks, under
-    a warning on a GPU.
+    query `[B, H, Q, D]`, key `[B, H, K, D]`, value `[B, H, K, E]`; multiples of 8 suit D and E.
+    Uses the operator that PyTorch itself would choose. If there is none, scores are computed in
+    chunks, with a warning on a GPU.
     """
     widths = query.shape[-1], value.shape[-1]
     name = operator_name(query.device, query.dtype, *widths, key.shape[2])
     attended, log_sum = OPERATORS[name](query, key, value, scale)
-    return attended, log_sum.flatten(2)[..., : query.shape[2]]  # some pad it, some add a dimension
+    return attended, log_sum.flatten(2)[
+        ..., : query.shape[2]
+    ]  # some operators pad it or add a dimension
 
 
 def merge(parts: Sequence[Part]) -> Tensor:
     """Attention over all keys from the parts over disjoint sets of them: `[B, H, Q, D]`."""
-    share = torch.stack([log_sum for _, log_sum in parts]).softmax(dim=0)[..., None]
-    return sum(weight * attended for weight, (attended, _) in zip(share, parts))
+    shares = torch.stack([log_sum for _, log_sum in parts]).softmax(dim=0)  # (parts, B, H, Q)
+    return sum(share[..., None] * attended for share, (attended, _) in zip(shares, parts))
 
 
 def widen(x: Tensor, width: int) -> Tensor:
-    """Zeros at the end of the last dimension, up to `width`."""
+    """Pad the last dimension with zeros, up to `width`."""
     return F.pad(x, (0, width - x.shape[-1])) if width > x.shape[-1] else x
 
 
 # ------------------------------------------------------------------------------------- operators
-def _flash_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
-    wide = widen(value, query.shape[-1])
-    attended, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, wide, scale=scale
-    )
-    return attended[..., : value.shape[-1]], log_sum
-
-
 def _flash(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
-    wide = widen(value, query.shape[-1])
-    attended, log_sum, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-        query, key, wide, scale=scale
-    )
+    if query.device.type == "cpu":
+        operator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    else:
+        operator = torch.ops.aten._scaled_dot_product_flash_attention
+    attended, log_sum, *_ = operator(query, key, widen(value, query.shape[-1]), scale=scale)
     return attended[..., : value.shape[-1]], log_sum
 
 
@@ -77,26 +72,26 @@ def _cudnn(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Part:
 
 
 def chunked(query: Tensor, key: Tensor, value: Tensor, scale: float, chunk: int = CHUNK) -> Part:
-    """The definition, `chunk` bytes of scores at a time, in at least float32."""
+    """The definition in at least float32, with `chunk` bytes of scores at a time."""
     exact = torch.promote_types(query.dtype, torch.float32)
     keys, values = key.to(exact).transpose(-1, -2), value.to(exact)
     rows = max(1, chunk // (4 * query.shape[0] * query.shape[1] * key.shape[2]))
     attended, log_sums = [], []
     for block in query.split(rows, dim=2):
-        scores = (block.to(exact) * scale) @ keys
+        scores = (block.to(exact) * scale) @ keys  # (B, H, rows, K)
         attended.append((scores.softmax(dim=-1) @ values).to(value.dtype))
         log_sums.append(scores.logsumexp(dim=-1))
     return torch.cat(attended, dim=2), torch.cat(log_sums, dim=2)
 
 
 OPERATORS: dict[str, Operator] = {
-    "flash (CPU)": _flash_cpu,
+    "flash (CPU)": _flash,
     "flash": _flash,
     "cuDNN": _cudnn,
     "memory-efficient": _efficient,
     "chunked": chunked,
 }
-CHOICES = {  # what PyTorch calls its choice -> ours
+CHOICES = {  # PyTorch's name for its choice -> ours
     ("cpu", SDPBackend.FLASH_ATTENTION): "flash (CPU)",
     ("cuda", SDPBackend.FLASH_ATTENTION): "flash",
     ("cuda", SDPBackend.CUDNN_ATTENTION): "cuDNN",
@@ -105,7 +100,7 @@ CHOICES = {  # what PyTorch calls its choice -> ours
 
 
 def once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Find something out about the machine once; for `torch.compile` it is a constant."""
+    """Cache a fact about the machine; for `torch.compile` it is a constant."""
     known = lru_cache(maxsize=256)(function)
 
     @torch.compiler.assume_constant_result
@@ -121,9 +116,9 @@ def once(function: Callable[..., Any]) -> Callable[..., Any]:
 def operator_name(
     device: torch.device, dtype: torch.dtype, width: int, value_width: int, keys: int
 ) -> str:
-    """Which of `OPERATORS` works here, for queries and values of these widths on so many keys.
+    """Which of `OPERATORS` works here, for these widths of queries and values and so many keys.
 
-    They are private to PyTorch, so each is tried on an example before it is trusted: first the one
+    They are private to PyTorch, so each is tried on an example before it is used: first the one
     that PyTorch would choose, then the others.
     """
     generator = torch.Generator().manual_seed(0)
@@ -140,13 +135,13 @@ def operator_name(
             attended, log_sum = OPERATORS[name](*sample, width**-0.5)
             found = attended, log_sum.flatten(2)[..., : sample[0].shape[2]]
             close = all((a - b).abs().max() < TOLERANCE for a, b in zip(found, expected))
-        except (RuntimeError, AttributeError, TypeError):  # not for these inputs, or changed
+        except (RuntimeError, AttributeError, TypeError):  # unsuited to these inputs, or changed
             continue
         if close:
             return name
     if device.type == "cuda":
         warnings.warn(
-            f"PyTorch {torch.__version__} offers no attention operator here for {dtype}, width "
+            f"PyTorch {torch.__version__} has no attention operator here for {dtype}, width "
             f"{width}, {keys} keys: scores are computed in chunks, which is exact but slow.",
             stacklevel=2,
         )

@@ -1,7 +1,7 @@
-"""The largest and the smallest score of every query, without keeping the scores.
+"""The largest and the smallest score of every query, without storing the scores.
 
-Modulation moves scores towards these two. A matrix multiplication in blocks of rows finds them on
-every device; on recent NVIDIA GPUs a Triton kernel does, which never writes a score to memory.
+Modulation moves scores towards these two. On every device, a matrix multiplication in blocks of
+rows finds them. On recent NVIDIA GPUs, a Triton kernel does, which writes no score to memory.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ CHUNK = 1 << 25  # bytes of float32 scores at a time: they stay in a large GPU's
 def row_range(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """The lowest and the highest of query . key / sqrt(D) over all keys, in at least float32.
 
-    query `[B, H, Q, D]`, key `[B, H, K, D]` -> two `[B, H, Q]`. There has to be at least one key.
-    Products are summed in float32 also where the inputs are half precision.
+    query `[B, H, Q, D]`, key `[B, H, K, D]`, with K > 0 -> two `[B, H, Q]`. Products of half
+    precision inputs are summed in float32.
     """
     kernels = triton_kernels(query)
     return chunked_range(query, key) if kernels is None else kernels.row_range(query, key)
@@ -43,6 +43,7 @@ def chunked_range(query: Tensor, key: Tensor, chunk: int | None = None) -> tuple
     for start in range(0, queries, rows):
         part = slice(start, start + rows)
         block = query[:, :, part].flatten(0, 1)
+        # (B * H, rows, K)
         scores = torch.bmm(block, keys, out_dtype=exact) if accumulate else block @ keys
         for result, found in zip((low, high), scores.aminmax(dim=-1)):
             result[:, :, part] = found.unflatten(0, (batch, heads)) * size**-0.5
@@ -51,7 +52,7 @@ def chunked_range(query: Tensor, key: Tensor, chunk: int | None = None) -> tuple
 
 @once
 def matmul_accumulates(device: torch.device) -> bool:
-    """Whether this PyTorch multiplies half precision into float32 here (CUDA, 2.8 and later)."""
+    """Whether this PyTorch can sum half precision products in float32 (CUDA, 2.8 and later)."""
     try:
         half = torch.ones(1, 8, 8, dtype=torch.float16, device=device)
         return torch.bmm(half, half, out_dtype=torch.float32).dtype == torch.float32
@@ -60,9 +61,10 @@ def matmul_accumulates(device: torch.device) -> bool:
 
 
 def triton_kernels(query: Tensor) -> ModuleType | None:
-    """`densenb.kernels` where they run: half precision, compute capability 8.0, Triton installed.
+    """`densenb.attention.kernels` if they run here, else None.
 
-    And heads of at most 64, as in every SD 3.5: wider ones do not fit into a small GPU's memory.
+    They need half precision, compute capability 8.0, Triton, and heads of at most 64 dimensions, as
+    in every SD 3.5: wider heads do not fit the on-chip memory of small GPUs.
     """
     suits = query.device.type == "cuda" and query.dtype in HALF and query.shape[-1] <= 64
     if not suits or not runs_triton(query.device):
@@ -74,10 +76,9 @@ def triton_kernels(query: Tensor) -> ModuleType | None:
 
 @once
 def runs_triton(device: torch.device) -> bool:
-    """Whether the Triton kernels run on this GPU; a warning where they should and do not."""
-    if torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0):
-        return False
-    if find_spec("triton") is None:
+    """Whether the Triton kernels run on this GPU; warns if they should but do not."""
+    recent = torch.version.cuda and torch.cuda.get_device_capability(device) >= (8, 0)
+    if not recent or find_spec("triton") is None:
         return False
     try:
         from densenb.attention import kernels
@@ -85,11 +86,11 @@ def runs_triton(device: torch.device) -> bool:
         if kernels.compute_correctly(device):
             return True
         reason = "they compute wrong values"
-    except Exception as error:  # a compiler is missing, or this Triton is too old or too new
+    except Exception as error:  # no compiler, or an unsuitable Triton
         reason = f"{type(error).__name__}: {error}"
     warnings.warn(
         f"the Triton kernels do not run on {torch.cuda.get_device_name(device)} ({reason}): "
-        "PyTorch's own operators are used instead, which is as exact, but slower.",
+        "PyTorch's own operators are used instead. They are as exact, but slower.",
         stacklevel=2,
     )
     return False

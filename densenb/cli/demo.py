@@ -38,55 +38,44 @@ def run(options: argparse.Namespace) -> None:
     """
     out, began = options.out, time.perf_counter()
     folder(out)
-    import torch
     from tqdm.auto import tqdm
 
     from densenb.cli.cases import CASES
-    from densenb.evaluation import metrics
+    from densenb.evaluation import metrics, runner, tables
     from densenb.evaluation.measure import score_layout
-    from densenb.evaluation.runner import best_device, draw, latent_shape
-    from densenb.evaluation.tables import plain, settings_of
-    from densenb.miniature.oracle import load_oracle
     from densenb.plots import layouts, pictures
 
     (out / "pictures").mkdir(exist_ok=True)
-    pipe = dnb.load(device=best_device())
-    oracle = load_oracle(str(pipe.device))
+    pipe = dnb.load(device=runner.best_device())
     config = dnb.DenseConfig.recommended(pipe)
     this, seeds = dnb.tier(pipe), SEEDS[:1] if options.fast else SEEDS
     footer = f"{this.stamp(seeds)} from the top"
     rows, scores, overview = [], {"stock": [], "dense": []}, {"stock": [], "dense": []}
     total = len(CASES) * len(seeds) * len(scores)
-    with tqdm(total=total, unit="picture") as bar:
+    with tqdm(total=total * this.steps, unit="step") as bar:
         for place, (case, layout) in enumerate(CASES.items(), 1):
             bar.set_description(f"{place}/{len(CASES)} {case}")
             drawn = {}
             masks = layout.pixel_masks(this.height, this.width)
             for name, rule in (("stock", None), ("dense", config)):
-                images = []
-                for generator in dnb.generators(seeds):
-                    # the same noise as in generate(), so that `densenb generate` agrees
-                    latents = torch.randn((1, *latent_shape(pipe)), generator=generator)
-                    picture = draw(pipe, rule, [layout], latents, this.steps, this.guidance)
-                    images.append(picture)  # (1, 3, H, W)
-                    bar.update()
-                found = score_layout(torch.cat(images), layout, oracle)
+                images = dnb.generate(pipe, layout, seeds, rule, progress=lambda *_: bar.update())
+                found = score_layout(images, layout)
                 scores[name].append(found)
                 rows.append({"case": case, "run": name, **metrics.aggregate(found)})
-                drawn[name] = [pictures.to_image(image[0]) for image in images]
-                overview[name].append(pictures.overlay(drawn[name][0], masks))
-                for seed, picture in zip(seeds, drawn[name], strict=True):
-                    picture.save(out / "pictures" / f"{case}-{name}-seed-{seed}.png")
+                drawn[name] = images
+                overview[name].append(pictures.overlay(images[0], masks))
+                for seed, image in zip(seeds, images, strict=True):
+                    image.save(out / "pictures" / f"{case}-{name}-seed-{seed}.png")
             figure = layouts.before_after(*drawn.values(), layout, layout.text, footer)
             figure.savefig(out / f"{place}-{case}.png", dpi=110)
     pictures.sheet(overview, side=192).save(out / "overview.png")
-    report = plain(
+    report = tables.plain(
         {
             "model": this.label,
             "steps": this.steps,
             "guidance": this.guidance,
             "seeds": list(seeds),
-            "settings": settings_of(config),
+            "settings": tables.settings_of(config),
             "layouts": {case: layout.to_dict() for case, layout in CASES.items()},
             "rows": rows,
             "means": [{"case": "all", "run": name, **mean(s)} for name, s in scores.items()],

@@ -20,6 +20,10 @@ PACKAGES = (
     "densenb", "torch", "diffusers", "transformers", "accelerate", "huggingface_hub",
     "bitsandbytes", "ipywidgets", "anywidget",
 )  # fmt: skip
+TOO_LATE = (  # at most 100 characters
+    "PyTorch came first and may be slow: import densenb before torch, or set "
+    "OMP_WAIT_POLICY=PASSIVE."
+)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -67,7 +71,7 @@ def report(machine: Machine | None = None) -> Iterator[str]:
         yield from (f"  {name:<18}{fact}" for name, fact in facts.items())
         yield ""
     if dnb.TORCH_CAME_FIRST:
-        yield "PyTorch came first (slow): import densenb before torch, or set OMP_WAIT_POLICY=PASSIVE.\n"
+        yield f"{TOO_LATE}\n"
     findings = [examine_tiny()]
     for name in REPOSITORIES:
         plan = choose(name, sizes(name), machine, download=not is_cached(name))

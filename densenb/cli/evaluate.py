@@ -67,10 +67,9 @@ def run(options: argparse.Namespace) -> None:
 
     from densenb.evaluation import judges, log, runner, suites, tables
 
-    check(options)
+    device = check(options)
     # a process that is done waits for the others as long as they need
     state = PartialState(cpu=options.device == "cpu", timeout=timedelta(days=7))
-    device = check_device(options.device)
     if state.num_processes > 1 and device == "cuda":
         device = str(state.device)  # one for each process
     options.batch_size = options.batch_size or runner.default_batch(device)
@@ -115,8 +114,8 @@ def run(options: argparse.Namespace) -> None:
             print(f"wrote {path}")
 
 
-def check(options: argparse.Namespace) -> None:
-    """Put full names for patterns; ValueError or OSError for what cannot be done."""
+def check(options: argparse.Namespace) -> str:
+    """The device, after patterns became full names; ValueError or OSError for a wrong option."""
     from densenb.evaluation.runner import METHODS
     from densenb.evaluation.suites import SUITES, known
 
@@ -124,11 +123,12 @@ def check(options: argparse.Namespace) -> None:
     options.suite = full_names(options.suite, SUITES, "suite")
     if options.against and known(options.against, METHODS, "method") not in options.methods:
         options.methods = [options.against, *options.methods]
-    check_device(options.device)
+    device = check_device(options.device)
     for path in filter(None, (options.out, options.log, options.sheet)):
         file(path)
     for path in filter(None, (options.pictures, options.gallery)):
         folder(path)
+    return device
 
 
 def full_names(wanted: Iterable[str], all_names: Iterable[str], what: str) -> list[str]:

@@ -58,16 +58,15 @@ def run(options: argparse.Namespace) -> None:
     import torch
 
     from densenb.cli.cases import CASES
-    from densenb.evaluation.runner import best_device, steps_and_guidance
-    from densenb.evaluation.tables import plain, settings_of
+    from densenb.evaluation import runner, tables
     from densenb.models.memory_plan import GIB, describe_device
     from densenb.plots.layouts import before_after
 
     cases = dict(list(CASES.items())[:2])
     rules = {name: None if f is None else dnb.DenseConfig(**f) for name, f in METHODS.items()}
-    pipe = load(options, best_device())
+    pipe = load(options, runner.best_device())
     this = dnb.tier(pipe)
-    steps, guidance = steps_and_guidance(pipe, options.steps, options.guidance)
+    steps, guidance = runner.steps_and_guidance(pipe, options.steps, options.guidance)
     (out / "pictures").mkdir(exist_ok=True)
     on_gpu = pipe.device.type == "cuda"
     if on_gpu:
@@ -79,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
         "steps": steps,
         "guidance": guidance,
         "seeds": options.seeds,
-        "settings": {name: settings_of(rule) for name, rule in rules.items()},
+        "settings": {name: tables.settings_of(rule) for name, rule in rules.items()},
         "layouts": {case: layout.to_dict() for case, layout in cases.items()},
         "versions": versions(),
         "device": describe_device(pipe.device),
@@ -104,7 +103,7 @@ def run(options: argparse.Namespace) -> None:
             figure.savefig(out / f"{case}-{name}.png", dpi=110)
     if on_gpu:
         report["peak_gpu_gib"] = round(torch.cuda.max_memory_reserved() / GIB, 2)
-    report = plain(report)
+    report = tables.plain(report)
     (out / "gallery.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for file, template in (("index.html", "gallery.html"), ("CHECKLIST.md", "CHECKLIST.md")):
         (out / file).write_text(render(template, report), encoding="utf-8")

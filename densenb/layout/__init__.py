@@ -1,8 +1,8 @@
-"""What is asked for: a caption, and for each phrase of it a place in the picture.
+"""The user's input: a caption, and a place in the picture for each of its phrases.
 
 Start with `layout.py` (`Region`, `Layout`). `masks.py` has the shapes, `mask_files.py` and
-`label_maps.py` read pictures, `phrases.py` finds phrases in a caption, and `png.py` puts a layout
-into a picture. `validation.py` has the checks that the whole library shares. Taught in notebook 06.
+`label_maps.py` read pictures, `phrases.py` finds phrases in a caption, and `png.py` embeds a layout
+in a picture. `validation.py` has the checks that the whole library shares. Taught in notebook 06.
 """
 
 from densenb.layout.label_maps import regions_from_label_map
@@ -12,18 +12,7 @@ from densenb.layout.masks import Mask, box, ellipse, mask_from_array, polygon
 from densenb.layout.phrases import find_phrase, place_phrases
 
 __all__ = [
-    "Layout",
-    "Mask",
-    "Region",
-    "against_neighbours",
-    "box",
-    "cover",
-    "ellipse",
-    "find_phrase",
-    "mask_from_array",
-    "mask_from_base64",
-    "mask_from_png",
-    "place_phrases",
-    "polygon",
+    "Layout", "Mask", "Region", "against_neighbours", "box", "cover", "ellipse", "find_phrase",
+    "mask_from_array", "mask_from_base64", "mask_from_png", "place_phrases", "polygon",
     "regions_from_label_map",
-]
+]  # fmt: skip

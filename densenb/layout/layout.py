@@ -1,8 +1,8 @@
-"""What the user asks for: a caption, and for each phrase of it the place where it should appear.
+"""`Layout`: a caption, and for each of its phrases the place where it should appear.
 
-`box`, `ellipse`, `polygon`, `mask_from_array` and `mask_from_png` (from `masks`) say where, in
-fractions of the picture; a `Layout` binds one phrase to each and is checked on construction, long
-before any sampling. Taught in notebook 06.
+`box`, `ellipse`, `polygon`, `mask_from_array` and `mask_from_png` describe places in fractions of
+the picture. A `Layout` binds a phrase to each and is checked on construction, long before any
+sampling. Taught in notebook 06.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from densenb.layout.mask_files import mask_from_base64, mask_from_png
 from densenb.layout.masks import Mask, box, ellipse, mask_from_array, polygon
 from densenb.layout.phrases import append_phrases, clean_phrase, find_phrase, place_phrases
 from densenb.layout.png import read_png, write_png
-from densenb.layout.validation import check_count, check_keys, check_numbers
+from densenb.layout.validation import check_count, check_keys, check_numbers, check_one_of
 
-LATENT_PIXELS = 8  # side of one latent of SD 3.5, the VAE's factor
+LATENT_PIXELS = 8  # side of one latent of SD 3.5: the VAE's scale factor
 TOKEN_PIXELS = 2 * LATENT_PIXELS  # side of one image token: a patch of 2 x 2 latents
 
 
@@ -33,9 +33,17 @@ TOKEN_PIXELS = 2 * LATENT_PIXELS  # side of one image token: a patch of 2 x 2 la
 class Region:
     """One phrase and the part of the picture where it should appear.
 
-    `mask` is a `Mask` or an array `[height, width]` in [0, 1]; `strength` (>= 0) scales how hard
-    attention is pushed for this region. `negative` is what this place, and no other, is to be kept
-    away from; it needs guidance (see `Layout.negative`).
+    Args:
+        phrase: The words of the caption.
+        mask: A `Mask`, or an array `[height, width]` in [0, 1].
+        strength: Scales how strongly attention is modulated for this region; 0 is off.
+        negative: What should not appear in this place, though it may elsewhere. It needs guidance
+            (see `Layout.negative`).
+
+    Raises:
+        ValueError: For an empty phrase or mask, a negative strength, or a negative that is the
+            phrase itself.
+        TypeError: For values of the wrong type.
     """
 
     phrase: str
@@ -58,8 +66,8 @@ class Region:
             negative = clean_phrase(f'negative of "{self.phrase}"', self.negative)
             if negative.lower() == self.phrase.lower():
                 raise ValueError(
-                    f'negative of "{self.phrase}" is the phrase itself: nothing can be both wanted'
-                    " and kept away. Name what should not be there."
+                    f'negative of "{self.phrase}" is the phrase itself: a region cannot both show'
+                    " and avoid it. Name what should not be there."
                 )
             object.__setattr__(self, "negative", negative)
 
@@ -68,10 +76,20 @@ class Region:
 class Layout:
     """A caption and its regions, checked on construction.
 
-    The text that is encoded is `text`: the caption, and every phrase that is not in it, appended
-    after a comma (with a warning). Phrase i of `phrases` (one per region, then the background's) is
-    occurrence `occurrences[i]` of it in `text`: equal phrases take turns, and a phrase avoids words
-    that a longer one covers. Regions may overlap; the background is all of the picture in none.
+    Args:
+        caption: The whole prompt.
+        regions: At least one `Region`. They may overlap.
+        background: The phrase for the pixels in no region; None if it has none.
+
+    Attributes:
+        text: The text that is encoded: the caption, plus every phrase it lacks, appended after a
+            comma (with a warning).
+        occurrences: Phrase i of `phrases` is occurrence `occurrences[i]` of it in `text`, counted
+            from 0. Equal phrases take turns, and a phrase avoids words that a longer one covers.
+
+    Raises:
+        ValueError: For a layout without regions.
+        TypeError: For values of the wrong type.
     """
 
     caption: str
@@ -96,7 +114,7 @@ class Layout:
         object.__setattr__(self, "caption", unicodedata.normalize("NFC", self.caption).strip())
         object.__setattr__(self, "regions", regions)
 
-        # Equal phrases need an occurrence each: the second may be missing where the first is not.
+        # Equal phrases need one occurrence each: the caption may have the first but not the second.
         places = place_phrases(self.caption, self.phrases)
         missing = [self.phrases[i] for i, place in enumerate(places) if place is None]
         text = append_phrases(self.caption, missing)
@@ -111,18 +129,22 @@ class Layout:
     @property
     def phrases(self) -> tuple[str, ...]:
         """One phrase per region, then the background's if it has one."""
-        return (
-            *(region.phrase for region in self.regions),
-            *([] if self.background is None else [self.background]),
-        )
+        background = [] if self.background is None else [self.background]
+        return (*(region.phrase for region in self.regions), *background)
 
     def negative(self, prompt: str = "") -> Layout | None:
-        """What the rows of the negative prompt follow: the regions' negatives in their masks.
+        """The layout of the negative rows of a guided batch: each region's negative in its mask.
 
-        Its text is the negative `prompt` (for the whole picture) and then every region's negative,
-        set off by commas. Regions without one belong to its background. None when no region has
-        one. While a rule is active, the negatives' words, encoded alone, take their places in the
-        negative rows' text; the pooled text is the negative prompt's. Taught in notebook 06.
+        While a rule is active, the negatives are encoded alone, and their embeddings replace their
+        tokens in the negative rows' text. The pooled text stays that of the negative prompt. Taught
+        in notebook 06.
+
+        Args:
+            prompt: The negative prompt, which is for the whole picture.
+
+        Returns:
+            A layout whose text is the negative prompt and then every region's negative, separated
+            by commas. Regions without one belong to its background. None if no region has one.
         """
         regions = [
             Region(region.negative, region.mask, region.strength)
@@ -133,33 +155,47 @@ class Layout:
             return None
         prompt = unicodedata.normalize("NFC", prompt).strip()
         negative = Layout(append_phrases(prompt, [r.phrase for r in regions]), regions)
-        # the prompt's own words are for the whole picture, also where a region's are the same
+        # The prompt's words stay with the whole picture even if a region's negative repeats them.
         own = [len(find_phrase(prompt, phrase)) for phrase in negative.phrases]
         places = place_phrases(negative.text[len(prompt) :], negative.phrases)
-        after = tuple(skip + place for skip, place in zip(own, places, strict=True))
+        after = tuple(skip + (place or 0) for skip, place in zip(own, places, strict=True))
         object.__setattr__(negative, "occurrences", after)
         return negative
 
     def pixel_masks(self, height: int, width: int) -> Tensor:
-        """The regions on a pixel grid: float `[R, height, width]` in [0, 1]."""
+        """The regions on a pixel grid: float `[R, height, width]` in [0, 1].
+
+        Raises:
+            TypeError, ValueError: For a size that is not a whole number from 1.
+        """
         return torch.stack([region.mask.raster(height, width) for region in self.regions])
 
     def token_masks(self, rows: int, columns: int, method: str = "area") -> Tensor:
-        """Which image tokens belong to each region: bool `[R, rows, columns]`, or float if soft.
+        """Which image tokens belong to each region.
 
-        "area": tokens of which at least half is covered; a region too small for that gets the token
-        it covers best, with a warning. "soft": the share of a token that is covered, 0 to 1, where
-        regions that overlap share it. "nearest": as DenseDiffusion was released (Kim et al. 2023),
-        one sample per token, so that small regions may vanish.
+        Args:
+            rows: Image tokens from top to bottom: the picture's height / 16.
+            columns: Image tokens from left to right.
+            method: "area" takes tokens that are at least half covered; a region too small for that
+                gets the token it covers best, with a warning. "soft" gives the covered share of a
+                token, 0 to 1, which overlapping regions divide among them. "nearest" takes one
+                sample per token, so that small regions may vanish: the released DenseDiffusion
+                (Kim et al. 2023).
+
+        Returns:
+            Bool `[R, rows, columns]`; float if soft.
+
+        Raises:
+            TypeError, ValueError: For an unknown method, or a size that is not a whole number
+                from 1.
         """
-        if method not in ("area", "soft", "nearest"):
-            raise ValueError(f'method is {method!r}: it must be "area", "soft" or "nearest".')
+        check_one_of("method", method, ("area", "soft", "nearest"))
         check_count("rows", rows)
         check_count("columns", columns)
-        pixels = self.pixel_masks(rows * TOKEN_PIXELS, columns * TOKEN_PIXELS)
+        pixels = self.pixel_masks(rows * TOKEN_PIXELS, columns * TOKEN_PIXELS)  # (R, H, W)
         if method == "nearest":
             return pixels[:, ::TOKEN_PIXELS, ::TOKEN_PIXELS] >= 0.5
-        covered = cover(pixels, TOKEN_PIXELS)
+        covered = cover(pixels, TOKEN_PIXELS)  # (R, rows, columns)
         if method == "soft":
             return covered / covered.sum(dim=0).clamp(min=1)
         masks = covered >= 0.5
@@ -168,13 +204,13 @@ class Layout:
                 mask.view(-1)[share.argmax()] = True
                 warnings.warn(
                     f'region "{region.phrase}" covers half of none of the {rows} x {columns} image'
-                    " tokens: it gets the one it covers best. Make it larger, or the picture.",
+                    " tokens: it gets the one it covers best. Enlarge the region or the picture.",
                     stacklevel=2,
                 )
         return masks
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; painted masks become an inline PNG."""
+        """Plain data for JSON, in which painted masks are inline PNGs."""
         regions = [
             {"phrase": region.phrase, **region.mask.to_dict(), "strength": region.strength}
             | ({} if region.negative is None else {"negative": region.negative})
@@ -184,7 +220,16 @@ class Layout:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], folder: str | Path = ".") -> Layout:
-        """The inverse of `to_dict`; the paths of `"mask": "file.png"` start at `folder`."""
+        """The inverse of `to_dict`.
+
+        Args:
+            data: Keys "caption", "regions" and, optionally, "background".
+            folder: Where the paths of `"mask": "file.png"` start.
+
+        Raises:
+            ValueError: For an unknown or missing key, or a value that `Layout` refuses.
+            TypeError: For values of the wrong type.
+        """
         check_keys("layout", data, required=["caption", "regions"], optional=["background"])
         if isinstance(data["regions"], (str, Mapping)) or not isinstance(data["regions"], Iterable):
             raise TypeError(f'"regions" must be a list, got {data["regions"]!r}: put it in [ ].')
@@ -198,27 +243,41 @@ class Layout:
 
     @classmethod
     def from_json(cls, path: str | Path) -> Layout:
-        """Read a layout file; ValueError when it is missing, no JSON, or has an unknown key."""
+        """Read a layout file.
+
+        Raises:
+            ValueError: If the file is missing, is not JSON, or has an unknown or missing key.
+            TypeError: For values of the wrong type.
+        """
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"{path} is not a file: check the name of the layout file.")
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON ({error}): mend it there.") from error
+            raise ValueError(f"{path} is not valid JSON ({error}): fix it there.") from error
         return cls.from_dict(data, folder=path.parent)
 
     def to_png(self, picture: Image.Image, path: str | Path, **made: Any) -> None:
-        """Write the picture as PNG with the layout in its text, for `from_png`.
+        """Write the picture as PNG with the layout in its text metadata, for `from_png`.
 
-        `made` may be `config` (a `DenseConfig`), `seed`, `steps` and `model`, a line for people.
-        ValueError for what `from_png` would refuse. Taught in notebook 11.
+        Taught in notebook 11.
+
+        Args:
+            picture: The PIL image.
+            path: The file to write.
+            **made: How it was made, if known: `config` (a `DenseConfig`), `seed`, `steps` and
+                `model` (a line for human readers).
+
+        Raises:
+            ValueError: For what `from_png` would refuse.
+            TypeError: If `picture` is not a PIL image.
         """
         config = made.get("config")
         if config is not None:
             if not hasattr(config, "to_dict"):
                 raise ValueError(
-                    f"config is {config!r}, but only a DenseConfig goes into a picture."
+                    f"config is {config!r}, but only a DenseConfig can be saved in a picture."
                 )
             made["config"] = config.to_dict()
         layout = self.to_dict()
@@ -227,10 +286,13 @@ class Layout:
 
     @classmethod
     def from_png(cls, path: str | Path) -> Layout:
-        """The layout of a picture that `to_png` wrote; `layout.png.read_png` gives the rest, too.
+        """The layout of a picture that `to_png` wrote. Taught in notebook 11.
 
-        ValueError for a file without one, and for one over the limits: 64 MB of file, 1 MB of text,
-        2**26 pixels of picture, 2**24 pixels of painted masks. Taught in notebook 11.
+        `densenb.layout.png.read_png` also returns the other entries.
+
+        Raises:
+            ValueError: For a file without a layout, and beyond the limits: 64 MB of file, 1 MB of
+                text, 2**26 pixels of picture, 2**24 pixels of painted masks.
         """
         try:
             return cls.from_dict(read_png(path)["layout"])
@@ -247,11 +309,11 @@ def check_layouts(layout: Layout | Sequence[Layout]) -> list[Layout]:
 
 
 def against_neighbours(layout: Layout) -> Layout:
-    """The layout whose regions have the phrases of the others, but for equal ones, as negatives."""
+    """The layout in which each region has the other regions' phrases as its negative."""
     regions = []
     for region in layout.regions:
-        others = [each.phrase for each in layout.regions]
-        others = [phrase for phrase in others if phrase.lower() != region.phrase.lower()]
+        phrases = (each.phrase for each in layout.regions)
+        others = [phrase for phrase in phrases if phrase.lower() != region.phrase.lower()]
         regions.append(replace(region, negative=", ".join(others) or None))
     return replace(layout, regions=regions)
 
@@ -259,13 +321,13 @@ def against_neighbours(layout: Layout) -> Layout:
 def cover(masks: Tensor, side: int) -> Tensor:
     """How much of each cell of side x side pixels a mask covers: `[R, H, W]` -> `[R, H/s, W/s]`.
 
-    Cells are means, so it does not matter whether the way from pixels to tokens goes by latents.
+    Cells are means, so averaging to latents first and to tokens then gives the same result.
     Taught in notebook 06.
     """
     return torch.nn.functional.avg_pool2d(masks, side)
 
 
-SHAPES = {
+SHAPES: dict[str, Callable[..., Mask]] = {
     "box": box,
     "ellipse": ellipse,
     "polygon": polygon,
@@ -276,6 +338,7 @@ FOUR = {"box": "[x0, y0, x1, y1]", "ellipse": "[cx, cy, rx, ry]"}
 
 
 def region_from_dict(data: Mapping[str, Any], folder: Path) -> Region:
+    """One entry of a layout's "regions"."""
     check_keys("region", data, required=["phrase"], optional=[*SHAPES, "strength", "negative"])
     kinds = [kind for kind in SHAPES if kind in data]
     if len(kinds) != 1:
@@ -284,14 +347,11 @@ def region_from_dict(data: Mapping[str, Any], folder: Path) -> Region:
         )
     (kind,) = kinds
     values = data[kind]
-    if kind in FOUR:
-        if not isinstance(values, (list, tuple)) or len(values) != 4:
-            raise ValueError(f"{kind} of {data['phrase']!r} is {values!r}: give {FOUR[kind]}.")
-        mask = SHAPES[kind](*values)
-    elif kind == "mask":
+    if kind == "mask":
         if not isinstance(values, str):
             raise TypeError(f'mask of {data["phrase"]!r} is {values!r}: name a file, "file.png".')
-        mask = mask_from_png(folder / values)
-    else:
-        mask = SHAPES[kind](values)
+        values = folder / values
+    if kind in FOUR and (not isinstance(values, (list, tuple)) or len(values) != 4):
+        raise ValueError(f"{kind} of {data['phrase']!r} is {values!r}: give {FOUR[kind]}.")
+    mask = SHAPES[kind](*values) if kind in FOUR else SHAPES[kind](values)
     return Region(data["phrase"], mask, data.get("strength", 1.0), data.get("negative"))

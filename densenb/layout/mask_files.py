@@ -12,17 +12,20 @@ from PIL import Image, UnidentifiedImageError
 from densenb.layout.masks import Mask, mask_from_array
 
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is no picture, is cut off, or unpacks to far too much."""
+"""What Pillow raises for a file that is not a picture, is cut off, or unpacks to far too much."""
 
 
 def mask_from_png(path: str | Path | bytes) -> Mask:
-    """A mask from a picture: white is in, black or transparent is out, grey in between.
+    """A mask from a picture: white is in, black or transparent is out, gray is in between.
 
-    `path` may be the file's bytes, too. Raises ValueError when the file is missing, is no picture,
-    or is black all over.
+    Args:
+        path: The file, or its bytes.
+
+    Raises:
+        ValueError: If the file is missing, is not a picture, or is black all over.
     """
     picture = read_picture(path)
-    luminance = picture[..., :3] @ [0.299, 0.587, 0.114]
+    luminance = picture[..., :3] @ [0.299, 0.587, 0.114]  # (H, W, 3) -> (H, W)
     try:
         return mask_from_array(np.minimum(luminance * picture[..., 3], 1))
     except ValueError as error:
@@ -49,18 +52,19 @@ def read_picture(path: str | Path | bytes) -> np.ndarray:
             f"{name} is not a file: check the name (paths in a layout file start at its folder)."
         )
     try:
-        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as image:
-            if image.mode.startswith("I"):  # 16 bit grey, which convert() would clip at 255
+        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as file:
+            image: Image.Image = file
+            if image.mode.startswith("I"):  # 16-bit gray, which convert() would clip at 255
                 image = Image.fromarray((np.array(image) / 257).round().astype(np.uint8))
             return np.array(image.convert("RGBA")) / 255
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not a picture: give a PNG, JPEG or WebP file.") from error
     except BROKEN as error:
         raise ValueError(
-            f"{name} cannot be read ({error}): it may be cut off, make it anew."
+            f"{name} cannot be read ({error}): it may be cut off. Save it again."
         ) from error
 
 
 def picture_name(path: str | Path | bytes) -> str:
-    """What errors call a picture."""
+    """The name of a picture in error messages."""
     return "the picture" if isinstance(path, bytes) else str(path)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 
 def find_phrase(text: str, phrase: str) -> list[tuple[int, int]]:
-    """Where `phrase` stands in `text` as whole words: (start, end) in characters, in reading order.
+    """Find `phrase` in `text` as whole words: (start, end) in characters, in reading order.
 
     Case and the width of gaps do not matter. "cat" is in "a Cat, asleep" and in "the cat's hat",
-    but neither in "catfish" nor in "cat-like". Taught in notebook 06.
+    but not in "catfish" or "cat-like". Taught in notebook 06.
     """
     words = r"\s+".join(re.escape(word) for word in phrase.split())
     pattern = rf"(?<!\w)(?<!\w[-\u2010\u2011]){words}(?![-\u2010\u2011]?\w)"
@@ -19,9 +19,9 @@ def find_phrase(text: str, phrase: str) -> list[tuple[int, int]]:
 
 
 def place_phrases(text: str, phrases: Sequence[str]) -> tuple[int | None, ...]:
-    """Which occurrence each phrase takes in `text`, None when there is none left for it.
+    """Which occurrence in `text` each phrase takes; None if there is none left for it.
 
-    Longest phrases choose first: "cat" leaves that of "a blue cat" alone while another is free.
+    The longest phrases choose first: "cat" avoids the one in "a blue cat" while another is free.
     Taught in notebook 06.
     """
     places: list[int | None] = [None] * len(phrases)
@@ -34,12 +34,12 @@ def place_phrases(text: str, phrases: Sequence[str]) -> tuple[int | None, ...]:
         clear = [k for k in free if all(spans[k][1] <= a or b <= spans[k][0] for a, b in taken)]
         if free:
             places[i] = (clear or free)[0]
-            taken.append(spans[places[i]])
+            taken.append(spans[places[i]])  # type: ignore[index]
     return tuple(places)
 
 
 def append_phrases(caption: str, phrases: Sequence[str]) -> str:
-    """The caption and the phrases, set off by commas."""
+    """The caption and the phrases, separated by commas."""
     for phrase in phrases:
         gap = "" if not caption else " " if caption[-1] in ".,;:!?" else ", "
         caption += gap + phrase
@@ -47,6 +47,7 @@ def append_phrases(caption: str, phrases: Sequence[str]) -> str:
 
 
 def clean_phrase(name: str, phrase: str) -> str:
+    """The phrase in NFC with single spaces; TypeError or ValueError unless it has words."""
     if not isinstance(phrase, str):
         raise TypeError(f"{name} must be a str, got {phrase!r}: give words of the caption.")
     words = unicodedata.normalize("NFC", phrase).split()

@@ -1,8 +1,8 @@
 """A picture and the layout that made it in one PNG file: `Layout.to_png`, `Layout.from_png`.
 
-The layout travels as JSON in the text metadata (a chunk iTXt under the key "densenb"), beside what
-else made the picture. Reading takes numbers and words from that text and nothing more: no code
-runs, no other file is opened, and everything is measured against a limit before it is unpacked.
+The layout is JSON in the text metadata (an iTXt chunk under the key "densenb"), next to the other
+settings that made the picture. Reading takes only numbers and words from that text: no code runs,
+no other file is opened, and every size is checked against a limit before anything is unpacked.
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ LARGEST_MASKS = 2**24  # pixels of all painted masks together, sixteen of 1024 x
 
 
 def write_png(picture: Image.Image, about: Mapping[str, Any], path: str | Path) -> None:
-    """Write the picture with the text that `read_png` gives back.
+    """Write the picture with text metadata for `read_png`.
 
     Args:
-        about: "layout" (`Layout.to_dict`), and where known "config" (`DenseConfig.to_dict`), "seed",
-            "steps" and "model", a line for people.
+        picture: The PIL image.
+        about: "layout" (`Layout.to_dict`) and, if known, "config" (`DenseConfig.to_dict`), "seed",
+            "steps" and "model" (a line for human readers).
+        path: The file to write.
 
     Raises:
-        ValueError: for what `read_png` would refuse.
+        ValueError: For what `read_png` would refuse.
+        TypeError: If `picture` is not a PIL image.
     """
     if not isinstance(picture, Image.Image):
         raise TypeError(f"picture is {picture!r:.60}, but has to be a PIL image.")
@@ -44,9 +47,9 @@ def write_png(picture: Image.Image, about: Mapping[str, Any], path: str | Path) 
     size = len(text.encode("utf-8"))
     if size > LARGEST_TEXT:
         raise ValueError(
-            f"the layout takes {size / 2**20:.1f} MB as text, but a PNG may carry"
-            f" {LARGEST_TEXT // 2**20}: paint its masks with fewer pixels, or save the layout by"
-            " itself with to_json."
+            f"the layout takes {size / 2**20:.1f} MB as text, but a PNG may have"
+            f" {LARGEST_TEXT // 2**20}: paint its masks with fewer pixels, or save the layout alone"
+            " with to_json."
         )
     check_picture(picture)
     try:
@@ -59,10 +62,13 @@ def write_png(picture: Image.Image, about: Mapping[str, Any], path: str | Path) 
 
 
 def read_png(path: str | Path) -> dict[str, Any]:
-    """What `write_png` wrote into a picture: plain data, unset entries None. Pixels stay unread.
+    """What `write_png` wrote into a picture, as plain data. Pixels are not decoded.
+
+    Returns:
+        "layout", "config", "seed", "steps" and "model"; unset entries are None.
 
     Raises:
-        ValueError: for a missing file, one that is no PNG or carries no layout, and beyond the
+        ValueError: For a missing file, a file that is not a PNG or has no layout, and beyond the
             limits: 64 MB of file, 1 MB of text, 2**26 pixels of picture, 2**24 pixels of all
             painted masks.
     """
@@ -72,14 +78,14 @@ def read_png(path: str | Path) -> dict[str, Any]:
     size = path.stat().st_size
     if size > LARGEST_FILE:
         raise ValueError(
-            f"{path} has {size / 2**20:.0f} MB, but at most {LARGEST_FILE // 2**20} are read: no"
-            " picture of this project is that large."
+            f"{path} has {size / 2**20:.0f} MB, but at most {LARGEST_FILE // 2**20} are allowed:"
+            " choose a picture that densenb wrote."
         )
     text = read_text(path)
     try:
         about = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} carries text under {KEY!r} that is not JSON ({error}).") from None
+        raise ValueError(f"{path} has text under {KEY!r} that is not JSON ({error}).") from None
     try:
         check_about(about)
     except (TypeError, ValueError) as error:
@@ -91,12 +97,12 @@ def check_about(about: Any) -> None:
     """ValueError or TypeError for text that is not what `write_png` writes."""
     check_keys("picture's text", about, required=["format", "layout"], optional=OPTIONAL)
     if about["format"] != FORMAT:
-        raise ValueError(f"its format is {about['format']!r}, but {FORMAT!r} is read here.")
+        raise ValueError(f"its format is {about['format']!r}, but has to be {FORMAT!r}.")
     check_masks(about["layout"])
     for name in ("seed", "steps"):
         value = about.get(name)
         if value is not None and (type(value) is not int or value < 0):
-            raise ValueError(f"{name} is {value!r}, but has to be a whole number from 0.")
+            raise ValueError(f"{name} is {value!r}, but has to be a whole number of at least 0.")
     model = about.get("model")
     if model is not None and not isinstance(model, str):
         raise ValueError(f"model is {model!r}, but has to be text.")
@@ -107,15 +113,15 @@ def read_text(path: Path) -> str:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             check_picture(image)
-            text = image.info.get(KEY)  # chunks before the pixels, where write_png puts it
+            text = image.info.get(KEY)  # of the chunks before the pixels
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a PNG picture ({error}).") from error
-    except ValueError as error:  # ours, or Pillow's about a chunk that unpacks to too much
+    except ValueError as error:  # from check_picture, or from Pillow if a chunk is too large
         raise ValueError(f"{path} is refused: {error}") from error
     if not isinstance(text, str):
         raise ValueError(
-            f"{path} carries no layout: to_png writes one into it, but chats, mail and painting"
-            " programs often drop such text. Use the file as it was saved, or a layout file."
+            f"{path} carries no layout: to_png writes one, but chats, mail and painting programs"
+            " often drop it. Use the file as it was saved, or a layout file."
         )
     if len(text.encode("utf-8", "surrogatepass")) > LARGEST_TEXT:
         raise ValueError(f"{path} carries more than {LARGEST_TEXT // 2**20} MB of text.")
@@ -123,23 +129,24 @@ def read_text(path: Path) -> str:
 
 
 def check_picture(image: Image.Image) -> None:
+    """ValueError for a picture with too many pixels."""
     if image.width * image.height > LARGEST_PICTURE:
         raise ValueError(
-            f"{image.width} x {image.height} pixels are more than {LARGEST_PICTURE}, the largest"
-            " picture that is taken."
+            f"{image.width} x {image.height} pixels are more than the limit of {LARGEST_PICTURE}:"
+            " use a smaller picture."
         )
 
 
 def check_masks(layout: Any) -> None:
-    """ValueError for a mask in another file, and for masks that unpack to more than the limit."""
+    """ValueError for a mask in another file, and for masks beyond the limit once unpacked."""
     regions = layout.get("regions") if isinstance(layout, Mapping) else None
     regions = regions if isinstance(regions, list) else []
     pixels = 0
     for region in (region for region in regions if isinstance(region, Mapping)):
         if "mask" in region:
             raise ValueError(
-                f"the picture names another file for a mask, {region['mask']!r}: that is not opened"
-                " for a picture's sake."
+                f"the picture names another file for a mask, {region['mask']!r}: masks must be"
+                ' inline ("mask_png").'
             )
         if isinstance(region.get("mask_png"), str):
             try:
@@ -147,9 +154,9 @@ def check_masks(layout: Any) -> None:
                 with Image.open(file, formats=["PNG"]) as mask:
                     pixels += mask.width * mask.height
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                raise ValueError(f"a mask in the picture is no PNG ({error}).") from error
+                raise ValueError(f"a mask in the picture is not a PNG ({error}).") from error
     if pixels > LARGEST_MASKS:
         raise ValueError(
             f"its painted masks have {pixels} pixels together, but at most {LARGEST_MASKS} are"
-            " taken: paint them with fewer, masks have no resolution."
+            " allowed: paint them with fewer, for masks fit any picture size."
         )

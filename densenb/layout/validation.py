@@ -7,16 +7,16 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number, of any library; True and False are not."""
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether `value` is a whole number, of any library; True and False are not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_number(name: str, value: Any, high: float = sys.float_info.max) -> int | float:
-    """The number as Python's own int or float; ValueError unless it is from 0 to `high`."""
+    """`value` as a Python int or float; ValueError unless it is from 0 to `high`."""
     own: int | float = math.nan
     if isinstance(value, Real) and not isinstance(value, bool):
         own = int(value) if isinstance(value, Integral) else float(value)
@@ -27,14 +27,14 @@ def check_number(name: str, value: Any, high: float = sys.float_info.max) -> int
 
 
 def check_numbers(name: str, values: Sequence[Any]) -> list[float]:
-    """Finite floats; TypeError or ValueError for anything else."""
+    """`values` as finite floats; TypeError or ValueError for anything else."""
     floats = []
     for value in values:
         if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
             raise TypeError(f"{name} needs numbers, got {value!r}: write e.g. 0.25.")
         try:
             floats.append(float(value))
-        except OverflowError:  # a whole number beyond all floats
+        except OverflowError:  # a whole number larger than any float
             floats.append(math.inf)
         if not math.isfinite(floats[-1]):
             raise ValueError(f"{name} got {value!s:.40}: numbers must be finite. Write e.g. 0.25.")
@@ -42,7 +42,7 @@ def check_numbers(name: str, values: Sequence[Any]) -> list[float]:
 
 
 def check_count(name: str, value: Any) -> None:
-    """TypeError unless it is a whole number, ValueError unless it is at least 1."""
+    """TypeError unless `value` is a whole number, ValueError unless it is at least 1."""
     if not is_whole(value):
         raise TypeError(f"{name} must be an int, got {value!r}: round it first.")
     if value < 1:
@@ -52,7 +52,7 @@ def check_count(name: str, value: Any) -> None:
 def check_indices(
     name: str, values: Any, last: int | None = None, instead: str = "None"
 ) -> tuple[int, ...]:
-    """The numbers in order, each once; ValueError unless they count from 0 (to `last`)."""
+    """The numbers, sorted, each once; ValueError unless all are from 0 (to `last`)."""
     given = tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else ()
     if not given or not all(is_whole(n) and 0 <= n <= (n if last is None else last) for n in given):
         limit = "counted from 0" if last is None else f"from 0 to {last}"

@@ -33,7 +33,7 @@ SIDE_GAP = 0.14  # an object this far from the middle is clearly on a side (`cap
 
 
 def in_turn(split: str, objects: Sequence[int]) -> Sampler:
-    """Scenes of so many coloured objects, in turn, from one split of the world."""
+    """Scenes of so many colored objects, in turn, from one split of the world."""
 
     def one(index: int, seed: int) -> Scenes:
         count = objects[index % len(objects)]
@@ -48,37 +48,35 @@ def uncrowded(split: str, objects: Sequence[int]) -> Sampler:
 
 
 def same_noun(split: str) -> Sampler:
-    """Two objects of one noun in two colours that are easily told apart, side by side."""
+    """Two objects of one noun in two colors that are easily told apart, side by side."""
 
     def twins(scenes: Scenes, generator: torch.Generator) -> Scenes:
-        return dataclasses.replace(scenes, noun=_second_as_first(scenes.noun))
+        return dataclasses.replace(scenes, noun=scenes.noun[:, [0, 0, 2, 3]])
 
     return _fitting(split, (2,), lambda scenes: _apart(scenes) & _contrasting(scenes), twins)
 
 
 def same_colour(split: str) -> Sampler:
-    """Two objects of two nouns in one colour, side by side."""
+    """Two objects of two nouns in one color, side by side."""
 
     def alike(scenes: Scenes, generator: torch.Generator) -> Scenes:
-        return dataclasses.replace(scenes, colour=_second_as_first(scenes.colour))
+        return dataclasses.replace(scenes, colour=scenes.colour[:, [0, 0, 2, 3]])
 
     return _fitting(split, (2,), _apart, alike)
 
 
 def swapped_colours(split: str) -> Sampler:
-    """Scenes in pairs: the second of a pair is the first with the colours of its objects swapped.
+    """Scenes in pairs: the second of a pair is the first with the colors of its objects swapped.
 
-    A red cat and a blue dog, then a blue cat and a red dog, in the same places. What a model takes
-    for likely can be right of one of the two at most.
+    A red cat and a blue dog, then a blue cat and a red dog, in the same places. A model that draws
+    the likely colors gets at most one of the two right.
     """
     plain = _fitting(split, (2,), lambda scenes: _apart(scenes) & _contrasting(scenes))
 
     def sample(count: int, seed: int) -> Scenes:
         scenes = plain(math.ceil(count / 2), seed)[torch.arange(count) // 2]
-        first, second, *rest = scenes.colour.unbind(1)
-        swapped = torch.stack([second, first, *rest], 1)
-        odd = (torch.arange(count) % 2 == 1)[:, None]
-        return dataclasses.replace(scenes, colour=torch.where(odd, swapped, scenes.colour))
+        scenes.colour[1::2] = scenes.colour[1::2][:, [1, 0, 2, 3]]
+        return scenes
 
     return sample
 
@@ -88,7 +86,7 @@ def tiny(split: str) -> Sampler:
 
     def fits(scenes: Scenes) -> Tensor:
         least, most = TINY
-        area = _silhouettes(scenes).float().mean((-2, -1))
+        area = _silhouettes(scenes).float().mean((-2, -1))  # (B, 4)
         good = (area >= 1.05 * least) & (area <= 0.97 * most)  # at any other size in pixels too
         return (good | (scenes.noun < 0)).all(1) & _apart(scenes)
 
@@ -110,7 +108,7 @@ def overlapping(split: str) -> Sampler:
 
     def fits(scenes: Scenes) -> Tensor:
         least, most = OVERLAPPING
-        outlines = _silhouettes(scenes)[:, :2]
+        outlines = _silhouettes(scenes)[:, :2]  # (B, 2, h, w)
         smaller = outlines.sum((-2, -1)).amin(1)
         share = outlines.all(1).sum((-2, -1)) / smaller
         return (share >= 1.1 * least) & (share <= 0.9 * most) & _contrasting(scenes)
@@ -137,8 +135,7 @@ def _each(one: Callable[[int, int], Scenes]) -> Sampler:
 
     def sample(count: int, seed: int) -> Scenes:
         scenes = [one(index, seed * SEED_SPACING + index) for index in range(count)]
-        names = [field.name for field in dataclasses.fields(Scenes)]
-        return Scenes(*(torch.cat([getattr(scene, name) for scene in scenes]) for name in names))
+        return Scenes(*map(torch.cat, zip(*(vars(scene).values() for scene in scenes))))
 
     return sample
 
@@ -149,7 +146,7 @@ def _fitting(
     fits: Callable[[Scenes], Tensor],
     change: Callable[[Scenes, torch.Generator], Scenes] | None = None,
 ) -> Sampler:
-    """Scenes of so many objects, in turn, of one colour each: the first candidates that fit.
+    """Scenes of so many objects, in turn, of one color each: the first candidates that fit.
 
     `change` alters the candidates before `fits`, which says of each whether it will do.
     """
@@ -181,7 +178,7 @@ def _apart(scenes: Scenes, share: float = 0.0) -> Tensor:
 
 
 def _contrasting(scenes: Scenes) -> Tensor:
-    """Whether the colours of a scene's objects are easily told apart: [B] bool."""
+    """Whether the colors of a scene's objects are easily told apart: [B] bool."""
     shades = lab(palette())
     distance = torch.cdist(shades, shades)[scenes.colour[:, :, None], scenes.colour[:, None]]
     return ((distance >= CONTRAST) | ~_pairs(scenes)).all(-1).all(-1)
@@ -194,8 +191,3 @@ def _pairs(scenes: Scenes) -> Tensor:
 
 def _silhouettes(scenes: Scenes) -> Tensor:
     return shared_world("cpu").silhouettes(scenes, PIXELS, PIXELS)
-
-
-def _second_as_first(values: Tensor) -> Tensor:
-    first, _, *rest = values.unbind(1)
-    return torch.stack([first, first, *rest], 1)

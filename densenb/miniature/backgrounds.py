@@ -1,7 +1,7 @@
 """Procedural backgrounds of the synthetic world, drawn once into a bank and cropped ever after.
 
 A background is six planes `[6, SIZE, SIZE]`: RGB, and for the blossoms of the gardens an alpha, a
-luminance and a slot number (which of the scene's three blossom colours paints it).
+luminance and a slot number (which of the scene's three blossom colors paints it).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from densenb.miniature import sprites
 
 SIZE = 288  # pixels a side; a picture shows a crop of it
 VARIANTS = 16  # drawings of each background
-SLOTS = 3  # blossom colours a garden may have
+SLOTS = 3  # blossom colors a garden may have
 
-# name -> (how a caption says it, one or two dominant colours as RGB 0-255)
+# name -> (how a caption says it, one or two dominant colors as RGB 0-255)
 BACKGROUNDS: dict[str, tuple[str, tuple[tuple[int, int, int], ...]]] = {
     "rose garden": ("in a rose garden", ((28, 88, 38),)),
     "tulip garden": ("in a tulip garden", ((60, 120, 45),)),
@@ -60,7 +60,7 @@ def _rgb(*colour: int) -> Tensor:
 
 
 def _ramp(top: Tensor, bottom: Tensor, t: Tensor) -> Tensor:
-    """Blend two colours (or pictures) by a plane of weights."""
+    """Blend two colors (or pictures) by a plane of weights."""
     return top + (bottom - top) * t
 
 
@@ -88,26 +88,25 @@ def _stamp(planes: Tensor, values: Tensor, alpha: Tensor, cx: float, cy: float, 
 
 
 def _blossoms(
-    planes: Tensor, g: torch.Generator, flower: str, rows: tuple[float, ...], sides
-) -> None:
+    picture: Tensor, g: torch.Generator, flower: str, rows: tuple[float, ...], sides
+) -> Tensor:
     """Plant rows of flowers: green stems into RGB, petals into the blossom planes."""
-    art = sprites.tile(flower)
-    rgb, alpha = art[:3], art[3]
-    petal = (rgb[0] > rgb[1] + 0.05).float() * alpha  # the artwork's petals are red or pink
+    planes = torch.cat([picture, torch.zeros(3, SIZE, SIZE)])  # (6, SIZE, SIZE)
+    rgb, alpha = sprites.tile(flower).split([3, 1])
+    petal = (rgb[:1] > rgb[1:2] + 0.05).float() * alpha  # the artwork's petals are red or pink
     luminance = (rgb.mean(0) * 0.85).clamp(0, 1)  # dimmer than any object, which stands in front
+    art = torch.cat([rgb, petal / alpha.clamp_min(1e-3), luminance[None]])  # (5, TILE, TILE)
     for depth, row in enumerate(rows):
-        side = round(sides[0] + (sides[1] - sides[0]) * depth / max(len(rows) - 1, 1))
+        side = round(sides[0] + (sides[1] - sides[0]) * depth / (len(rows) - 1))
         count = round(SIZE / side * 1.15)
         for i in range(count):
             cx = (i + _uniform(g, 0.1, 0.9)) / count
             cy = row + _uniform(g, -0.04, 0.04)
-            slot = torch.randint(SLOTS, (), generator=g).float()
-            one = torch.ones_like(alpha)
-            values = torch.cat([rgb, one[None], luminance[None], (slot * one)[None]])
-            values[3] = petal / alpha.clamp_min(1e-3)
-            _stamp(planes, values, alpha, cx, cy, side)
+            slot = torch.randint(SLOTS, (), generator=g) * torch.ones_like(alpha)
+            _stamp(planes, torch.cat([art, slot]), alpha[0], cx, cy, side)
             # slots are labels: where a stamp's edge blended two of them, round back
-            planes[5] = planes[5].round()
+            planes[5].round_()
+    return planes
 
 
 def _leaves(g: torch.Generator, dark: Tensor, light: Tensor) -> Tensor:
@@ -116,16 +115,12 @@ def _leaves(g: torch.Generator, dark: Tensor, light: Tensor) -> Tensor:
 
 def _rose_garden(g):
     leaves = _leaves(g, _rgb(10, 52, 22), _rgb(48, 122, 55))
-    planes = torch.cat([leaves, torch.zeros(3, SIZE, SIZE)])
-    _blossoms(planes, g, "rose", (0.05, 0.2, 0.35, 0.5, 0.65, 0.81, 0.97), (36, 52))
-    return planes
+    return _blossoms(leaves, g, "rose", (0.05, 0.2, 0.35, 0.5, 0.65, 0.81, 0.97), (36, 52))
 
 
 def _tulip_garden(g):
     leaves = _leaves(g, _rgb(40, 96, 34), _rgb(92, 158, 62))
-    planes = torch.cat([leaves, torch.zeros(3, SIZE, SIZE)])
-    _blossoms(planes, g, "tulip", (0.08, 0.28, 0.48, 0.7, 0.95), (42, 62))
-    return planes
+    return _blossoms(leaves, g, "tulip", (0.08, 0.28, 0.48, 0.7, 0.95), (42, 62))
 
 
 def _sky(y: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
@@ -142,9 +137,7 @@ def _meadow(g):
     horizon = _hill(g, x, _uniform(g, 0.2, 0.34), 0.03)
     sky = _sky(y * 2.5, _rgb(110, 185, 240), _rgb(205, 232, 250))
     grass = _shade(_ramp(_rgb(130, 200, 85), _rgb(85, 165, 55), y), _noise(g, 36, 24), 0.12)
-    planes = torch.cat([_ramp(sky, grass, _edge(y - horizon)), torch.zeros(3, SIZE, SIZE)])
-    _blossoms(planes, g, "tulip", (0.62, 0.9), (20, 30))
-    return planes
+    return _blossoms(_ramp(sky, grass, _edge(y - horizon)), g, "tulip", (0.62, 0.9), (20, 30))
 
 
 def _beach(g):
@@ -153,7 +146,7 @@ def _beach(g):
     sky = _sky(y / sea, _rgb(120, 195, 245), _rgb(215, 238, 250))
     water = _ramp(_rgb(40, 150, 195), _rgb(125, 215, 215), (y - sea) * 3)
     water = _shade(water, _noise(g, 6, 40), 0.08)
-    sand = _shade(_rgb(240, 216, 162).expand(3, SIZE, SIZE), _noise(g, 40), 0.05)
+    sand = _shade(_rgb(240, 216, 162), _noise(g, 40), 0.05)
     picture = _ramp(_ramp(sky, water, _edge(y - sea, 0.004)), sand, _edge(y - shore))
     foam = torch.exp(-(((y - shore) / 0.012) ** 2))
     return _ramp(picture, _rgb(250, 252, 252), 0.8 * foam)
@@ -164,7 +157,7 @@ def _snowy_field(g):
     far, near = _hill(g, x, _uniform(g, 0.3, 0.42), 0.05), _hill(g, x, _uniform(g, 0.55, 0.7), 0.04)
     sky = _sky(y * 2, _rgb(170, 195, 225), _rgb(222, 232, 245))
     back = _rgb(214, 227, 243) * (1 - 0.06 * y)
-    front = _shade(_rgb(243, 248, 254).expand(3, SIZE, SIZE), _noise(g, 14, 30), 0.025)
+    front = _shade(_rgb(243, 248, 254), _noise(g, 14, 30), 0.025)
     picture = _ramp(_ramp(sky, back, _edge(y - far)), front, _edge(y - near))
     flakes = torch.rand(SIZE // 4, SIZE // 4, generator=g) > 0.992
     flakes = F.interpolate(flakes[None, None].float(), (SIZE, SIZE), mode="bilinear")[0, 0]
@@ -178,7 +171,7 @@ def _desert(g):
     near = _hill(g, x, _uniform(g, 0.55, 0.68), 0.06)
     back = _rgb(226, 166, 96) * (1.05 - 0.2 * y)
     ripple = 0.5 + 0.5 * torch.sin(2 * math.pi * (26 * y + 2 * _noise(g, 5)))
-    front = _shade(_rgb(214, 142, 72).expand(3, SIZE, SIZE), ripple, 0.05)
+    front = _shade(_rgb(214, 142, 72), ripple, 0.05)
     return _ramp(_ramp(sky, back, _edge(y - far)), front, _edge(y - near))
 
 
@@ -249,7 +242,7 @@ def _studio(g):
     y, x = _axes()
     shade = _uniform(g, 0.6, 0.78)
     spot = torch.exp(-((x - _uniform(g, 0.3, 0.7)) ** 2 + (y - 0.4) ** 2) / 0.25)
-    return (shade + 0.12 * (spot - 0.5)) * _rgb(250, 250, 255) + torch.zeros(3, SIZE, SIZE)
+    return (shade + 0.12 * (spot - 0.5)) * _rgb(250, 250, 255)
 
 
 def _brick_wall(g):

@@ -64,14 +64,10 @@ def _blossoms(scenes: Scenes, i: int) -> list[str]:
     return list(dict.fromkeys(COLOUR_NAMES[c] for c in scenes.blossom[i].tolist()))
 
 
-def _phrase(noun: str, colours: list[str]) -> str:
-    return article(" ".join([*[" and ".join(colours)] * bool(colours), noun]))
-
-
 def plain(scenes: Scenes, i: int) -> Caption:
     """'a blue cat and an orange umbrella in a rose garden': what every measurement prompts with."""
     phrases = [
-        _phrase(NOUNS[noun], _colours(scenes, i, slot))
+        article(f"{' and '.join(_colours(scenes, i, slot))} {NOUNS[noun]}".strip())
         for slot, noun in enumerate(scenes.noun[i].tolist())
         if noun >= 0
     ]
@@ -98,12 +94,10 @@ def _where(x: float, y: float) -> str | None:
     """A position a person would name, for clear cases only."""
     side = "left" if x < 0.36 else "right" if x > 0.64 else ""
     level = "top" if y < 0.33 else "bottom" if y > 0.67 else ""
-    if side and level:
-        return f"at the {level} {side}"
+    if level:
+        return f"at the {level} {side}".strip()
     if side:
         return f"on the {side}"
-    if level:
-        return f"at the {level}"
     return "in the middle" if abs(x - 0.5) < 0.1 and abs(y - 0.5) < 0.1 else None
 
 

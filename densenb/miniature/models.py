@@ -107,9 +107,9 @@ def t5_encoder(tokenizer: T5TokenizerFast) -> T5EncoderModel:
 
 
 class Flow(nn.Module):
-    """What one gradient step trains: the three text encoders and the transformer.
+    """The modules that train together: the three text encoders and the transformer.
 
-    `forward` repeats what `StableDiffusion3Pipeline` does between a prompt's token ids and the
+    `forward` does the same as `StableDiffusion3Pipeline` between a prompt's token ids and the
     predicted velocity, and returns the flow-matching loss.
     """
 
@@ -131,10 +131,11 @@ class Flow(nn.Module):
         one = self.clip_l(clip_l, output_hidden_states=True)
         two = self.clip_g(clip_g, output_hidden_states=True)
         parts = [out.hidden_states[-2] * keep[:, i, None, None] for i, out in enumerate((one, two))]
-        clip = nn.functional.pad(torch.cat(parts, 2), (0, T5_WIDTH - sum(CLIP_WIDTHS)))
+        clip = torch.cat(parts, 2)  # (B, 40, 160)
+        clip = nn.functional.pad(clip, (0, T5_WIDTH - sum(CLIP_WIDTHS)))  # (B, 40, 192)
         pooled = [out.text_embeds * keep[:, i, None] for i, out in enumerate((one, two))]
-        long = self.t5(t5).last_hidden_state * keep[:, 2, None, None]
-        return torch.cat([clip, long], 1), torch.cat(pooled, 1)
+        long = self.t5(t5).last_hidden_state * keep[:, 2, None, None]  # (B, L, 192)
+        return torch.cat([clip, long], 1), torch.cat(pooled, 1)  # (B, 40 + L, 192), (B, 160)
 
     def forward(
         self, latents: Tensor, noise: Tensor, sigma: Tensor, clip_l, clip_g, t5, keep: Tensor

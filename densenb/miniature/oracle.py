@@ -1,8 +1,8 @@
-"""The judge of the synthetic world: a small U-Net that names the object and the colour at a pixel.
+"""The judge of the synthetic world: a small U-Net that names the object and the color at a pixel.
 
 It was trained on renders, and on renders that went through the autoencoder, were blurred or were
 noised, because what it judges are generated pictures; strongly smeared ones are labelled
-background, so that a coloured blob does not count as an object.
+background, so that a colored blob does not count as an object.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GRID = 64  # labels a side, a quarter of the 256 px picture
 
 class OracleLabels(NamedTuple):
     """`noun [B, 64, 64]`: 0 background, n + 1 for NOUNS[n]; `colour [B, 64, 64]`: 0 background,
-    1 natural colours, c + 2 for the c-th of COLOURS."""
+    1 natural colors, c + 2 for the c-th of COLOURS."""
 
     noun: Tensor
     colour: Tensor
@@ -69,13 +69,17 @@ class Oracle(nn.Module):
         return self.early(self.stem(2 * images - 1))
 
     def logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Noun logits `[B, 101, 64, 64]` and colour logits `[B, 18, 64, 64]`."""
-        x1 = self._early(images)
-        x2 = self.down1(x1)
-        x3 = self.down2(x2)
-        x = self.up3(torch.cat([F.interpolate(self.down3(x3), scale_factor=2.0), x3], 1))
-        x = self.up2(torch.cat([F.interpolate(x, scale_factor=2.0), x2], 1))
-        x = F.silu(self.up1(torch.cat([F.interpolate(x, scale_factor=2.0), x1], 1)))
+        """Noun logits `[B, 101, 64, 64]` and color logits `[B, 18, 64, 64]`."""
+
+        def joined(low: Tensor, high: Tensor) -> Tensor:
+            return torch.cat([F.interpolate(low, scale_factor=2.0), high], 1)
+
+        x1 = self._early(images)  # (B, 40, 64, 64)
+        x2 = self.down1(x1)  # (B, 64, 32, 32)
+        x3 = self.down2(x2)  # (B, 96, 16, 16)
+        x = self.up3(joined(self.down3(x3), x3))  # (B, 96, 16, 16)
+        x = self.up2(joined(x, x2))  # (B, 64, 32, 32)
+        x = F.silu(self.up1(joined(x, x1)))  # (B, 56, 64, 64)
         return self.noun(x), self.colour(x)
 
     @torch.no_grad()
@@ -84,10 +88,10 @@ class Oracle(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
-        """Mean and spread over the picture of the early features, `[B, 80]`: texture and colour
-        statistics below the layers that recognise objects, for the quality guard."""
-        x = self._early(images)
-        return torch.cat([x.mean((2, 3)), x.std((2, 3))], 1)
+        """Mean and spread over the picture of the early features, `[B, 80]`: texture and color
+        statistics below the layers that recognize objects, for the quality guard."""
+        x = self._early(images)  # (B, 40, 64, 64)
+        return torch.cat([x.mean((2, 3)), x.std((2, 3))], 1)  # (B, 80)
 
 
 @functools.cache

@@ -1,18 +1,11 @@
 """The sprites of the synthetic world: one RGBA sheet, cut into tiles.
 
-The sheet is made from Fluent Emoji 3D by Microsoft (MIT, see NOTICE) with
-
-    python -m densenb.miniature.sprites
-
-which needs `npm` to fetch the artwork; everyone else just reads the bundled sheet.
+The sheet is made from Fluent Emoji 3D by Microsoft (MIT, see NOTICE) with `tools/sprites.py`.
 """
 
 from __future__ import annotations
 
 import functools
-import subprocess
-import tarfile
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -20,161 +13,32 @@ import torch
 from PIL import Image
 
 SHEET = Path(__file__).parent / "assets" / "sprites.webp"
-PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
 TILE = 160  # pixels a side
 COLUMNS = 12
 
-# noun -> file name (Unicode code point). Near-twins under a tint (goat and dog, tiger and cat,
-# truck and bus, shark and dolphin) are left out: nobody, human or oracle, could tell them apart.
-OBJECTS = {
-    "cat": "1f408",
-    "dog": "1f415",
-    "rabbit": "1f407",
-    "fox": "1f98a",
-    "bear": "1f43b",
-    "panda": "1f43c",
-    "lion": "1f981",
-    "horse": "1f40e",
-    "cow": "1f404",
-    "pig": "1f416",
-    "sheep": "1f411",
-    "elephant": "1f418",
-    "giraffe": "1f992",
-    "camel": "1f42a",
-    "kangaroo": "1f998",
-    "monkey": "1f412",
-    "gorilla": "1f98d",
-    "mouse": "1f401",
-    "hedgehog": "1f994",
-    "squirrel": "1f43f-fe0f",
-    "bat": "1f987",
-    "penguin": "1f427",
-    "owl": "1f989",
-    "duck": "1f986",
-    "rooster": "1f413",
-    "parrot": "1f99c",
-    "peacock": "1f99a",
-    "flamingo": "1f9a9",
-    "swan": "1f9a2",
-    "turtle": "1f422",
-    "frog": "1f438",
-    "snake": "1f40d",
-    "crocodile": "1f40a",
-    "dinosaur": "1f996",
-    "whale": "1f433",
-    "dolphin": "1f42c",
-    "fish": "1f420",
-    "octopus": "1f419",
-    "squid": "1f991",
-    "crab": "1f980",
-    "lobster": "1f99e",
-    "butterfly": "1f98b",
-    "bee": "1f41d",
-    "ladybug": "1f41e",
-    "snail": "1f40c",
-    "dragon": "1f409",
-    "unicorn": "1f984",
-    "umbrella": "2602-fe0f",
-    "balloon": "1f388",
-    "car": "1f697",
-    "bus": "1f68c",
-    "bicycle": "1f6b2",
-    "airplane": "2708-fe0f",
-    "helicopter": "1f681",
-    "rocket": "1f680",
-    "sailboat": "26f5",
-    "train": "1f682",
-    "tractor": "1f69c",
-    "castle": "1f3f0",
-    "house": "1f3e0",
-    "tent": "26fa",
-    "guitar": "1f3b8",
-    "violin": "1f3bb",
-    "trumpet": "1f3ba",
-    "drum": "1f941",
-    "camera": "1f4f7",
-    "telephone": "260e-fe0f",
-    "clock": "23f0",
-    "key": "1f511",
-    "lantern": "1f3ee",
-    "candle": "1f56f-fe0f",
-    "book": "1f4d5",
-    "chair": "1fa91",
-    "bell": "1f514",
-    "trophy": "1f3c6",
-    "crown": "1f451",
-    "hat": "1f3a9",
-    "dress": "1f457",
-    "shoe": "1f45f",
-    "backpack": "1f392",
-    "gift": "1f381",
-    "teapot": "1fad6",
-    "robot": "1f916",
-    "kite": "1fa81",
-    "ball": "26bd",
-    "heart": "2764-fe0f",
-    "star": "2b50",
-    "apple": "1f34e",
-    "banana": "1f34c",
-    "pear": "1f350",
-    "pineapple": "1f34d",
-    "strawberry": "1f353",
-    "watermelon": "1f349",
-    "pumpkin": "1f383",
-    "carrot": "1f955",
-    "mushroom": "1f344",
-    "cake": "1f382",
-    "pizza": "1f355",
-    "burger": "1f354",
-    "cactus": "1f335",
-}
-SCENERY = {"rose": "1f339", "tulip": "1f337", "pine": "1f332"}  # in backgrounds, never objects
+# Near-twins under a tint (goat and dog, tiger and cat, truck and bus, shark and dolphin) are left
+# out: neither a person nor the oracle could tell them apart.
+OBJECTS = """cat dog rabbit fox bear panda lion horse cow pig sheep elephant giraffe camel
+kangaroo monkey gorilla mouse hedgehog squirrel bat penguin owl duck rooster parrot peacock
+flamingo swan turtle frog snake crocodile dinosaur whale dolphin fish octopus squid crab lobster
+butterfly bee ladybug snail dragon unicorn umbrella balloon car bus bicycle airplane helicopter
+rocket sailboat train tractor castle house tent guitar violin trumpet drum camera telephone clock
+key lantern candle book chair bell trophy crown hat dress shoe backpack gift teapot robot kite
+ball heart star apple banana pear pineapple strawberry watermelon pumpkin carrot mushroom cake
+pizza burger cactus""".split()
+SCENERY = ["rose", "tulip", "pine"]  # in backgrounds, never objects
 NAMES = (*OBJECTS, *SCENERY)
 
 
 @functools.cache
 def load() -> torch.Tensor:
     """All tiles in the order of `NAMES`, float RGBA in [0, 1]: `[N, 4, TILE, TILE]`."""
-    sheet = np.array(Image.open(SHEET).convert("RGBA"))
-    tiles = [
-        sheet[y : y + TILE, x : x + TILE]
-        for i in range(len(NAMES))
-        for y, x in [(i // COLUMNS * TILE, i % COLUMNS * TILE)]
-    ]
-    return torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2).float() / 255
+    sheet = torch.from_numpy(np.array(Image.open(SHEET).convert("RGBA")))  # (rows * T, 12 * T, 4)
+    tiles = sheet.unflatten(0, (-1, TILE)).unflatten(2, (-1, TILE))  # (rows, T, 12, T, 4)
+    tiles = tiles.permute(0, 2, 4, 1, 3).flatten(0, 1)  # (rows * 12, 4, T, T)
+    return tiles[: len(NAMES)].float() / 255
 
 
 def tile(name: str) -> torch.Tensor:
     """One tile by name, RGBA `[4, TILE, TILE]`."""
     return load()[NAMES.index(name)]
-
-
-def _fitted(path: Path) -> Image.Image:
-    """The artwork cropped to what is visible, centred, its longer side filling the tile."""
-    art = Image.open(path).convert("RGBA")
-    art = art.crop(art.getchannel("A").point(lambda a: 255 * (a > 8)).getbbox())
-    scale = (TILE - 4) / max(art.size)  # a 2 px rim keeps bilinear sampling from cutting edges
-    art = art.resize([max(1, round(side * scale)) for side in art.size], Image.Resampling.LANCZOS)
-    fitted = Image.new("RGBA", (TILE, TILE))
-    fitted.paste(art, ((TILE - art.width) // 2, (TILE - art.height) // 2))
-    return fitted
-
-
-def build(out: Path = SHEET) -> None:
-    """Fetch the artwork from npm and write the sheet."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["npm", "pack", "--silent", PACKAGE]
-        packed = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-        with tarfile.open(Path(folder) / packed.stdout.strip().splitlines()[-1]) as archive:
-            archive.extractall(folder, filter="data")
-        rows = -(-len(NAMES) // COLUMNS)
-        sheet = Image.new("RGBA", (COLUMNS * TILE, rows * TILE))
-        for i, code in enumerate({**OBJECTS, **SCENERY}.values()):
-            art = _fitted(Path(folder) / "package" / "assets" / f"{code}.webp")
-            sheet.paste(art, (i % COLUMNS * TILE, i // COLUMNS * TILE))
-    sheet.save(out, quality=88, method=6)
-    print(f"{len(NAMES)} sprites, {out.stat().st_size / 1e6:.1f} MB: {out}")
-
-
-if __name__ == "__main__":
-    build()

@@ -2,7 +2,7 @@
 
 CLIP's is a lower-casing byte-level BPE with an end-of-word mark; T5's a Unigram model. Both are
 trained on the world's captions, so that its words are single tokens, and both fall back to bytes or
-to letters, so that any English text tokenises.
+to letters, so that any English text tokenizes.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _t5_words() -> pre_tokenizers.PreTokenizer:
 def t5_tokenizer(scores: dict[str, float]) -> T5TokenizerFast:
     """The tokenizer of given pieces (`<pad>`, `</s>` and `<unk>` first) and of 256 characters.
 
-    All of ASCII and Latin-1 tokenises, with most of Latin Extended-A; other characters are `<unk>`,
+    All of ASCII and Latin-1 tokenizes, with most of Latin Extended-A; other characters are `<unk>`,
     as in T5. No byte fallback: transformers 5 rebuilds a saved T5 tokenizer without it.
     """
     letters = [c for c in map(chr, range(0x21, 0x250)) if c.isprintable() and c not in scores]

@@ -1,4 +1,4 @@
-"""Which words the miniature has read: it tokenises any English text, but knows few words of it."""
+"""The words that the miniature was trained on; it tokenizes any other English word, too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FUNCTION_WORDS = frozenset(
     "a an the and or of in on at to by with from for over under into onto through between behind "
     "above below is are was be it its this that these those there here where which while as".split()
 )
-"""Words that ask for nothing that could be missing from a picture."""
+"""Words without meaning for a picture: nothing is missing when the model does not know them."""
 
 
 def unknown_words(text: str) -> dict[str, list[str]]:

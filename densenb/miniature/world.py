@@ -1,6 +1,6 @@
-"""The synthetic world: coloured objects on nameable backgrounds, with exact masks and labels.
+"""The synthetic world: colored objects on nameable backgrounds, with exact masks and labels.
 
-Two halves. `sample_scenes` draws *descriptions* (which noun, which colour, where) as plain tensors;
+Two halves. `sample_scenes` draws *descriptions* (which noun, which color, where) as plain tensors;
 `World.render` turns a batch of them into pictures and per-object masks, on a CPU or a GPU. Nothing
 is random in the renderer, so a scene is a picture.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +30,8 @@ COLOURS = {
 COLOUR_NAMES = tuple(COLOURS)
 BLOSSOMS = tuple("red orange yellow purple pink white blue crimson blush gold".split())
 MAX_OBJECTS = 4
-CONTRAST = 32.0  # least distance of an object's colour from its background's, CIE Lab units
-NATURAL = -1  # "no colour word" in a scene's colour fields, "no object" in its noun field
+CONTRAST = 32.0  # least distance of an object's color from its background's, CIE Lab units
+NATURAL = -1  # "no color word" in a scene's color fields, "no object" in its noun field
 SPLITS = {"train": 0, "tune": 1, "test": 2}
 
 
@@ -43,8 +44,8 @@ class Scenes:
     """
 
     noun: Tensor  # [B, 4] index into NOUNS, -1 where there is no object
-    colour: Tensor  # [B, 4] index into COLOUR_NAMES, -1 for natural colours
-    colour2: Tensor  # [B, 4] the lower half's colour of a two-colour object, else -1
+    colour: Tensor  # [B, 4] index into COLOUR_NAMES, -1 for natural colors
+    colour2: Tensor  # [B, 4] the lower half's color of a two-color object, else -1
     centre: Tensor  # [B, 4, 2] x, y
     size: Tensor  # [B, 4]
     angle: Tensor  # [B, 4]
@@ -58,7 +59,18 @@ class Scenes:
         return len(self.noun)
 
     def __getitem__(self, rows: slice | Tensor) -> Scenes:
-        return Scenes(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+        return self._map(lambda value: value[rows])
+
+    def to(self, device: torch.device) -> Scenes:
+        return self._map(lambda value: value.to(device))
+
+    def slot(self, slot: int) -> Scenes:
+        """One object slot of every scene, without the slot axis; backgrounds stay as they are."""
+        per_object = ("noun", "colour", "colour2", "centre", "size", "angle", "flip")
+        return dataclasses.replace(self, **{n: getattr(self, n)[:, slot] for n in per_object})
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Scenes:
+        return Scenes(*map(change, vars(self).values()))
 
 
 @dataclasses.dataclass
@@ -67,7 +79,7 @@ class Rendered:
 
     `images [B, 3, H, W]` in [0, 1]; `masks [B, 4, H, W]` bool, the visible pixels of each object;
     `nouns [B, H, W]`: 0 for background, n + 1 for NOUNS[n]; `colours [B, H, W]`: 0 for background,
-    1 for an object's natural colours, c + 2 for COLOUR_NAMES[c].
+    1 for an object's natural colors, c + 2 for COLOUR_NAMES[c].
     """
 
     images: Tensor
@@ -77,7 +89,7 @@ class Rendered:
 
 
 def lab(rgb: Tensor) -> Tensor:
-    """sRGB in [0, 1] to CIE Lab, colours in the last dimension."""
+    """sRGB in [0, 1] to CIE Lab, colors in the last dimension."""
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
     to_xyz = rgb.new_tensor(
         [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
@@ -90,32 +102,32 @@ def lab(rgb: Tensor) -> Tensor:
 
 @functools.cache
 def palette() -> Tensor:
-    """The colours as RGB in [0, 1]: `[16, 3]`."""
+    """The colors as RGB in [0, 1]: `[16, 3]`."""
     return torch.tensor(list(COLOURS.values())) / 255
 
 
 @functools.cache
 def _contrasts() -> tuple[Tensor, Tensor]:
-    """Lab distance to the background's nearest dominant colour, of every colour `[G, 16]` and of
-    every object in its natural colours `[G, N]`."""
+    """Lab distance to the background's nearest dominant color, of every color `[G, 16]` and of
+    every object in its natural colors `[G, N]`."""
     art = sprites.load()[: len(NOUNS)]
     natural = (art[:, :3] * art[:, 3:]).sum((2, 3)) / art[:, 3:].sum((2, 3))
-    rows = []
-    for _, tones in backgrounds.BACKGROUNDS.values():
-        tone = lab(torch.tensor(tones) / 255)
-        rows.append([torch.cdist(lab(c), tone).amin(1) for c in (palette(), natural)])
-    colours, nouns = zip(*rows)
-    return torch.stack(colours), torch.stack(nouns)
+    tones = [lab(torch.tensor(tones) / 255) for _, tones in backgrounds.BACKGROUNDS.values()]
+    colours, nouns = (
+        torch.stack([torch.cdist(lab(each), tone).amin(1) for tone in tones])
+        for each in (palette(), natural)
+    )
+    return colours, nouns
 
 
 def _placements(count: Tensor, size: Tensor, g: torch.Generator, tries: int = 24) -> Tensor:
-    """Centres `[B, 4, 2]`: of `tries` random proposals, the one whose boxes overlap least."""
+    """Centers `[B, 4, 2]`: of `tries` random proposals, the one whose boxes overlap least."""
     batch = len(count)
-    half = size[:, None, :, None] / 2
+    half = size[:, None, :, None] / 2  # (B, 1, 4, 1)
     centre = half + torch.rand(batch, tries, MAX_OBJECTS, 2, generator=g) * (1 - 2 * half)
-    gap = (centre[:, :, :, None] - centre[:, :, None]).abs()
+    gap = (centre[:, :, :, None] - centre[:, :, None]).abs()  # (B, tries, 4, 4, 2)
     reach = (half[:, :, :, None] + half[:, :, None]).expand_as(gap)
-    overlap = (reach - gap).clamp_min(0).prod(-1)
+    overlap = (reach - gap).clamp_min(0).prod(-1)  # (B, tries, 4, 4)
     there = torch.arange(MAX_OBJECTS) < count[:, None]
     pairs = there[:, :, None] & there[:, None] & ~torch.eye(MAX_OBJECTS, dtype=torch.bool)
     best = (overlap * pairs[:, None]).sum((2, 3)).argmin(1)
@@ -134,8 +146,8 @@ def sample_scenes(
     """Draw scene descriptions; the same arguments always give the same scenes.
 
     `split` is "train", "tune" or "test": disjoint random streams. `coloured` is the share of
-    objects that carry a colour word (the others keep natural colours), `two_colour` the share of
-    those that carry two. Colours too close to the background are never drawn.
+    objects that carry a color word (the others keep natural colors), `two_colour` the share of
+    those that carry two. Colors too close to the background are never drawn.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
@@ -169,7 +181,7 @@ def sample_scenes(
     names = torch.tensor([COLOUR_NAMES.index(name) for name in BLOSSOMS])
     shades = lab(palette())
     alike = torch.cdist(shades[names], shades) < CONTRAST  # blossoms must not hide an object
-    worn = F.one_hot(colour.masked_fill(~painted, len(COLOURS)), len(COLOURS) + 1)
+    worn = F.one_hot(colour.masked_fill(~painted, len(COLOURS)), len(COLOURS) + 1)  # (B, 4, 17)
     hidden = (worn[..., :-1].sum(1).float() @ alike.T.float()) > 0
     chance = torch.rand(count, len(BLOSSOMS), generator=g).masked_fill(hidden, -1)
     flowers = chance.topk(backgrounds.SLOTS, 1).indices
@@ -190,9 +202,9 @@ def sample_scenes(
 
 
 def tint(luminance: Tensor, colour: Tensor) -> Tensor:
-    """Paint by numbers: a ramp from a dark to a light version of a colour, `[B, 3, h, w]`.
+    """Paint by numbers: a ramp from a dark to a light version of a color, `[B, 3, h, w]`.
 
-    The ramp's ends stay apart for every colour, so that features show in black and white things
+    The ramp's ends stay apart for every color, so that features show in black and white things
     too. `luminance [B, 1, h, w]` in [0, 1]; `colour [B, 3, h, w]`.
     """
     dark, light = 0.45 * colour, colour + 0.55 * (1 - colour)
@@ -215,17 +227,15 @@ class World:
 
     @staticmethod
     def _luminance(art: Tensor) -> Tensor:
-        """Each sprite's luminance stretched to its own range and centred on one half, so that a
+        """Each sprite's luminance, stretched to its own range and centered on one half, so that a
         tint shows equally on dark and on pale objects: `[N, 1, h, w]`."""
-        grey = art[:, :3].mean(1)
-        out = torch.empty_like(grey)
-        for i, (plane, alpha) in enumerate(zip(grey, art[:, 3])):
-            inside = plane[alpha > 0.5]
-            low, high = inside.quantile(0.02), inside.quantile(0.98)
+        levels = []
+        for plane, inside in zip(art[:, :3].mean(1), art[:, 3] > 0.5):
+            low, high = plane[inside].quantile(0.02), plane[inside].quantile(0.98)
             level = ((plane - low) / (high - low).clamp_min(0.05)).clamp(0, 1)
-            middle = level[alpha > 0.5].mean().clamp(0.1, 0.9)
-            out[i] = level ** (torch.log(torch.tensor(0.5)) / middle.log())
-        return out[:, None]
+            middle = level[inside].mean().clamp(0.1, 0.9)
+            levels.append(level ** (torch.log(torch.tensor(0.5)) / middle.log()))
+        return torch.stack(levels)[:, None]
 
     def _bank(self, background: int) -> Tensor:
         """All variants of a background: `[V, 6, SIZE, SIZE]`."""
@@ -240,9 +250,9 @@ class World:
         batch = len(scenes)
         planes = torch.empty(batch, 6, backgrounds.SIZE, backgrounds.SIZE, device=self.device)
         for index in scenes.background.unique().tolist():
-            rows = (scenes.background == index).nonzero()[:, 0]
-            planes[rows.to(self.device)] = self._bank(index)[scenes.variant[rows].to(self.device)]
-        x, y, scale, mirror = scenes.crop.to(self.device).unbind(1)
+            rows = scenes.background == index
+            planes[rows] = self._bank(index)[scenes.variant[rows]]
+        x, y, scale, mirror = scenes.crop.unbind(1)
         longest = max(height, width)
         sx, sy = scale * width / longest, scale * height / longest
         theta = torch.zeros(batch, 2, 3, device=self.device)
@@ -251,87 +261,78 @@ class World:
         grid = F.affine_grid(theta, (batch, 6, height, width), align_corners=False)
         smooth = F.grid_sample(planes[:, :5], grid, padding_mode="border", align_corners=False)
         slot = F.grid_sample(planes[:, 5:], grid, mode="nearest", align_corners=False)
-        colours = palette().to(self.device)[scenes.blossom.to(self.device)]  # [B, 3 slots, 3]
-        index = slot.long().clamp(0, backgrounds.SLOTS - 1).flatten(1)[..., None].expand(-1, -1, 3)
-        petals = colours.gather(1, index).mT.view(batch, 3, height, width)
-        rgb, alpha, luminance = smooth[:, :3], smooth[:, 3:4], smooth[:, 4:5]
+        slot = slot.long().clamp(0, backgrounds.SLOTS - 1)  # (B, 1, H, W)
+        colours = palette().to(self.device)[scenes.blossom]  # (B, 3 slots, 3)
+        petals = colours[torch.arange(batch, device=self.device)[:, None, None], slot[:, 0]]
+        petals = petals.permute(0, 3, 1, 2)  # (B, 3, H, W)
+        rgb, alpha, luminance = smooth.split([3, 1, 1], 1)
         return rgb + (tint(luminance, petals) - rgb) * alpha
 
-    def _artwork(self, scenes: Scenes, slot: int, pixels: Tensor, planes=slice(None)) -> Tensor:
-        """Sprites of one slot, of a size in pixels [B] each: some of RGB, alpha and luminance."""
-        noun = scenes.noun[:, slot].clamp_min(0).to(self.device)
-        small = (pixels < sprites.TILE / 2)[:, None, None, None]
+    def _artwork(self, one: Scenes, side: int, planes=slice(None)) -> Tensor:
+        """Sprites of one slot in a picture of `side` pixels: some of RGB, alpha and luminance."""
+        noun = one.noun.clamp_min(0)
+        small = (one.size * side < sprites.TILE / 2)[:, None, None, None]
         return torch.where(small, self._blurred[noun, planes], self._art[noun, planes])
 
-    def _paint(self, scenes: Scenes, slot: int, pixels: Tensor) -> Tensor:
+    def _paint(self, one: Scenes, side: int) -> Tensor:
         """Tinted, premultiplied sprites of one slot at tile size, `[B, 5, h, w]`: RGB, alpha, and
         the height within the sprite (-1 at its top, 1 at its foot)."""
-        art = self._artwork(scenes, slot, pixels)
-        first = scenes.colour[:, slot].to(self.device)
-        second = scenes.colour2[:, slot].to(self.device)
-        second = torch.where(second < 0, first, second)
+        art = self._artwork(one, side)
+        first = one.colour
+        second = torch.where(one.colour2 < 0, first, one.colour2)
         colours = palette().to(self.device)
         top, bottom = (colours[c.clamp_min(0)][:, :, None, None] for c in (first, second))
         down = torch.linspace(-1, 1, sprites.TILE, device=self.device)[:, None]
         colour = top + (bottom - top) * torch.sigmoid(14 * down)
-        rgb, alpha, luminance = art[:, :3], art[:, 3:4], art[:, 4:5]
+        rgb, alpha, luminance = art.split([3, 1, 1], 1)
         painted = (first >= 0)[:, None, None, None] * 0.9  # a tenth of the artwork shines through
         rgb = rgb + (tint(luminance, colour) - rgb) * painted
         return torch.cat([rgb * alpha, alpha, down.expand_as(alpha)], 1)
 
-    def _put(self, scenes: Scenes, slot: int, tiles: Tensor, height: int, width: int) -> Tensor:
+    def _put(self, one: Scenes, tiles: Tensor, height: int, width: int) -> Tensor:
         """Tiles of one slot `[B, C, h, w]` in their places in the pictures `[B, C, H, W]`."""
         aspect = torch.tensor([width, height], device=self.device) / min(height, width)
-        noun, centre, size, angle, flip = (
-            getattr(scenes, name)[:, slot].to(self.device)
-            for name in ("noun", "centre", "size", "angle", "flip")
-        )
         # from output coordinates in [-1, 1] to sprite coordinates: turn, mirror, scale
-        cos, sin, mirror = angle.cos() / size, angle.sin() / size, 1 - 2 * flip.float()
+        cos, sin = one.angle.cos() / one.size, one.angle.sin() / one.size
+        mirror = 1 - 2 * one.flip.float()
         rows = [torch.stack([cos * mirror, sin * mirror], 1), torch.stack([-sin, cos], 1)]
-        turn = torch.stack(rows, 1) * aspect
-        theta = torch.cat([turn, -turn @ (2 * centre - 1)[:, :, None]], 2)
-        grid = F.affine_grid(theta, (len(scenes), 1, height, width), align_corners=False)
-        there = (noun >= 0)[:, None, None, None]
+        turn = torch.stack(rows, 1) * aspect  # (B, 2, 2)
+        theta = torch.cat([turn, -turn @ (2 * one.centre - 1)[:, :, None]], 2)  # (B, 2, 3)
+        grid = F.affine_grid(theta, (len(one), 1, height, width), align_corners=False)
+        there = (one.noun >= 0)[:, None, None, None]
         return F.grid_sample(tiles, grid, align_corners=False) * there
 
     @torch.no_grad()
     def render(self, scenes: Scenes, height: int = 256, width: int = 256) -> Rendered:
         """Draw a batch of scenes, in painting order, at any size in pixels."""
-        batch = len(scenes)
+        scenes = scenes.to(self.device)
         images = self._backdrop(scenes, height, width)
-        masks = torch.zeros(batch, MAX_OBJECTS, height, width, dtype=torch.bool, device=self.device)
-        nouns = torch.zeros(batch, height, width, dtype=torch.long, device=self.device)
-        colours = torch.zeros_like(nouns)
+        masks = images.new_zeros(len(scenes), MAX_OBJECTS, height, width, dtype=torch.bool)
+        nouns, colours = images.new_zeros(2, len(scenes), height, width, dtype=torch.long)
         for slot in range(MAX_OBJECTS):
-            noun, first, second, size = (
-                getattr(scenes, name)[:, slot].to(self.device)
-                for name in ("noun", "colour", "colour2", "size")
-            )
-            painted = self._paint(scenes, slot, size * min(height, width))
-            layer = self._put(scenes, slot, painted, height, width)
-            rgb, alpha, down = layer.split([3, 1, 1], 1)
+            one = scenes.slot(slot)
+            layer = self._put(one, self._paint(one, min(height, width)), height, width)
+            rgb, alpha, down = layer.split([3, 1, 1], 1)  # (B, 3, H, W) and (B, 1, H, W) twice
             images = images * (1 - alpha) + rgb
             solid = alpha[:, 0] > 0.5
             masks &= ~solid[:, None]
             masks[:, slot] = solid
-            lower = (down[:, 0] > 0) & (second >= 0)[:, None, None]
-            colour = torch.where(lower, second[:, None, None], first[:, None, None])
-            nouns = torch.where(solid, noun[:, None, None] + 1, nouns)
+            noun, first, second = (x[:, None, None] for x in (one.noun, one.colour, one.colour2))
+            colour = torch.where((down[:, 0] > 0) & (second >= 0), second, first)
+            nouns = torch.where(solid, noun + 1, nouns)
             colours = torch.where(solid, colour + 2, colours)  # natural is -1: label 1
         return Rendered(images.clamp(0, 1), masks, nouns, colours)
 
     @torch.no_grad()
     def silhouettes(self, scenes: Scenes, height: int = 256, width: int = 256) -> Tensor:
-        """The whole outline of each object, what others hide of it too: `[B, 4, H, W]` bool.
+        """The whole outline of each object, with what others hide of it: `[B, 4, H, W]` bool.
 
         Far cheaper than pictures: nothing is painted.
         """
         alphas = []
-        for slot in range(MAX_OBJECTS):
-            pixels = scenes.size[:, slot].to(self.device) * min(height, width)
-            alpha = self._artwork(scenes, slot, pixels, slice(3, 4))
-            alphas.append(self._put(scenes, slot, alpha, height, width))
+        for one in map(scenes.to(self.device).slot, range(MAX_OBJECTS)):
+            alpha = self._artwork(one, min(height, width), slice(3, 4))
+            alphas.append(self._put(one, alpha, height, width))
         return torch.cat(alphas, 1) > 0.5
 
 

@@ -16,14 +16,16 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from transformers import CLIPTextModelWithProjection, T5EncoderModel
+
+from densenb.models.four_bits import packable
 
 REPOSITORIES = {
     "medium": "stabilityai/stable-diffusion-3.5-medium",
     "large": "stabilityai/stable-diffusion-3.5-large",
 }
 # The commit of each repository that densenb was tested with, by the names above. None is known yet,
-# for this project has not run the real weights; without one, the newest commit is loaded.
+# because this project has not run the real weights; without one, the newest commit is loaded.
 REVISIONS: dict[str, str] = {}
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -38,11 +40,8 @@ CLASSES: dict[str, type] = {
     "text_encoder_3": T5EncoderModel,
 }
 
+# Configurations; what they leave out is the default of the class.
 _JOINT = {
-    "sample_size": 128,
-    "patch_size": 2,
-    "in_channels": 16,
-    "out_channels": 16,
     "attention_head_dim": 64,
     "joint_attention_dim": 4096,
     "pooled_projection_dim": 2048,
@@ -61,7 +60,7 @@ LARGE = _JOINT | {
     "caption_projection_dim": 2432,
     "pos_embed_max_size": 192,
 }
-_CLIP = {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 0, "eos_token_id": 2}
+_CLIP_ENDS = {"bos_token_id": 0, "eos_token_id": 2}
 SHARED: dict[str, dict[str, Any]] = {
     "vae": {
         "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -76,16 +75,14 @@ SHARED: dict[str, dict[str, Any]] = {
         "use_quant_conv": False,
         "use_post_quant_conv": False,
     },
-    "text_encoder": _CLIP
+    "text_encoder": _CLIP_ENDS
     | {
         "hidden_size": 768,
         "intermediate_size": 3072,
-        "num_hidden_layers": 12,
         "num_attention_heads": 12,
         "projection_dim": 768,
-        "hidden_act": "quick_gelu",
     },
-    "text_encoder_2": _CLIP
+    "text_encoder_2": _CLIP_ENDS
     | {
         "hidden_size": 1280,
         "intermediate_size": 5120,
@@ -95,7 +92,6 @@ SHARED: dict[str, dict[str, Any]] = {
         "hidden_act": "gelu",
     },
     "text_encoder_3": {
-        "vocab_size": 32128,
         "d_model": 4096,
         "d_kv": 64,
         "d_ff": 10240,
@@ -113,11 +109,10 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
 def build(part: str, config: Mapping[str, Any], device: str = "meta") -> nn.Module:
     """One component with fresh weights, in eval mode; on the meta device it takes no memory."""
     with torch.device(device):
-        if part in ("transformer", "vae"):
-            given = {name: value for name, value in config.items() if not name.startswith("_")}
-            return CLASSES[part](**given).eval()
-        kind = T5Config if part == T5 else CLIPTextConfig
-        return CLASSES[part](kind(**config)).eval()
+        if part in ENCODERS:
+            return CLASSES[part](CLASSES[part].config_class(**config)).eval()
+        given = {name: value for name, value in config.items() if not name.startswith("_")}
+        return CLASSES[part](**given).eval()
 
 
 def scheduler() -> FlowMatchEulerDiscreteScheduler:
@@ -158,22 +153,16 @@ class Size:
 
 def measure(module: nn.Module) -> Size:
     """The size of a module; the meta device will do."""
-    buffers = module.state_dict().keys() - dict(module.named_parameters()).keys()
+    parameters = set(module.parameters())  # T5's embedding has two names, and counts once
+    saved = module.state_dict(keep_vars=True).values()
     linear = {n: m.weight.numel() for n, m in module.named_modules() if isinstance(m, nn.Linear)}
-    kept = set(getattr(module, "_keep_in_fp32_modules", None) or ())
-    exact = sum(size for name, size in linear.items() if kept & set(name.split(".")))
-    state = module.state_dict(keep_vars=True)
+    packed = sum(linear[name] for name in packable(module))
     return Size(
-        parameters=sum(p.numel() for p in module.parameters()),
-        buffers=sum(state[name].numel() for name in buffers if not _tied(module, state[name])),
-        linear=sum(linear.values()) - exact,
-        exact=exact,
+        parameters=sum(parameter.numel() for parameter in parameters),
+        buffers=sum(tensor.numel() for tensor in saved if tensor not in parameters),
+        linear=packed,
+        exact=sum(linear.values()) - packed,
     )
-
-
-def _tied(module: nn.Module, tensor: torch.Tensor) -> bool:
-    """Whether a saved tensor is a parameter under a second name, as T5's embedding is."""
-    return any(tensor is parameter for parameter in module.parameters())
 
 
 @cache
@@ -184,10 +173,9 @@ def sizes(name: str) -> dict[str, Size]:
 
 def saved_sizes(folder: Path) -> dict[str, Size]:
     """The size of each component of a saved pipeline, read from its configurations alone."""
-    found = {}
-    for part in PARTS:
-        path = folder / part / "config.json"
-        if path.is_file():
-            config = json.loads(path.read_text(encoding="utf-8"))
-            found[part] = measure(build(part, config))
-    return found
+    paths = {part: folder / part / "config.json" for part in PARTS}
+    return {
+        part: measure(build(part, json.loads(path.read_text(encoding="utf-8"))))
+        for part, path in paths.items()
+        if path.is_file()
+    }

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3.5 is a gated download: may we have it, what of it is needed, and get that."""
+"""Stable Diffusion 3.5 is a gated download: check the access, choose the files, fetch them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ WITHOUT_T5 = tuple(part for part in PARTS if part != T5)
 
 
 class NoAccess(ValueError):
-    """A gated model that we may not, or cannot, download; the message has what to do."""
+    """A gated model cannot be downloaded; the message says how to get access."""
 
 
 class Unreachable(NoAccess):
-    """The model's site does not answer: nobody knows whether we may."""
+    """The model's site does not answer, so access could not be checked."""
 
 
 def steps_to_access(name: str) -> str:
     """The three steps to get Stable Diffusion 3.5, in one line each."""
     return (
-        f"(1) Sign in and accept the licence on https://huggingface.co/{REPOSITORIES[name]}. "
+        f"(1) Sign in and accept the license on https://huggingface.co/{REPOSITORIES[name]}. "
         "(2) Create a token of the kind Read in your account's settings. "
         "(3) Give it to this machine: in Colab as the secret HF_TOKEN with notebook access, "
         "elsewhere by `hf auth login`."
@@ -76,8 +76,7 @@ def needed_files(listing: Mapping[str, int | None], parts: Iterable[str]) -> dic
 def fetch(name: str, parts: Iterable[str], api: HfApi | None = None) -> Path:
     """The folder of "medium" or "large" with what `parts` need, downloaded if it is not there.
 
-    Without network or permission, what an earlier run has downloaded, if that is all of it;
-    NoAccess if it is not.
+    Without network or permission, an earlier download is used if it is complete; else NoAccess.
     """
     repository, revision, parts = REPOSITORIES[name], REVISIONS.get(name), tuple(parts)
     try:
@@ -88,12 +87,12 @@ def fetch(name: str, parts: Iterable[str], api: HfApi | None = None) -> Path:
         raise
     info = (api or HfApi()).model_info(repository, revision=revision, files_metadata=True)
     files = needed_files({file.rfilename: file.size for file in info.siblings}, parts)
-    # not by `info.sha`: the cache remembers which commit a branch was at, and is asked for that
+    # not by `info.sha`: `downloaded` looks up the branch, whose commit the cache remembers
     return Path(snapshot_download(repository, revision=revision, allow_patterns=list(files)))
 
 
 def downloaded(name: str, parts: Iterable[str]) -> Path | None:
-    """The folder in which an earlier run has left all that `parts` of "medium" or "large" need."""
+    """The folder with all files that `parts` of "medium" or "large" need, if they are there."""
     found = try_to_load_from_cache(
         REPOSITORIES[name], "model_index.json", revision=REVISIONS.get(name)
     )

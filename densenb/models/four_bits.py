@@ -1,7 +1,7 @@
-"""Four-bit weights without a GPU: the linear layers of a model exchanged by hand.
+"""Four-bit weights without a GPU: replace the linear layers of a model.
 
 On a GPU the loaders of diffusers and transformers pack weights while they read them; on the CPU
-they refuse, or differ by version, though bitsandbytes itself can. Taught in notebook 01.
+they refuse, or differ by version, although bitsandbytes can. Taught in notebook 01.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 
 
 def pack(module: nn.Module, dtype: torch.dtype = torch.float32) -> int:
-    """Exchange every `nn.Linear` in `module` for one of 4 bits a weight (NF4); how many they were.
+    """Replace every `nn.Linear` in `module` by one of 4 bits a weight (NF4); return their number.
 
     Layers that transformers keeps in float32, T5's `wo`, are left alone. dtype: of the
     computation. ValueError without bitsandbytes.
@@ -30,11 +30,8 @@ def pack(module: nn.Module, dtype: torch.dtype = torch.float32) -> int:
 def packable(module: nn.Module) -> list[str]:
     """The names of the linear layers that may be packed: all but those kept in float32."""
     kept = set(getattr(module, "_keep_in_fp32_modules", None) or ())
-    return [
-        name
-        for name, layer in module.named_modules()
-        if type(layer) is nn.Linear and not kept & set(name.split("."))
-    ]
+    names = [name for name, layer in module.named_modules() if type(layer) is nn.Linear]
+    return [name for name in names if not kept & set(name.split("."))]
 
 
 def packed(

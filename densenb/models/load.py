@@ -18,7 +18,6 @@ from densenb.models.architecture import PARTS, REPOSITORIES, saved_sizes, sizes
 from densenb.models.download import WITHOUT_T5, cache_folder, fetch, is_cached
 from densenb.models.load_planned import dtype_argument, load_planned, quiet_loading
 from densenb.models.memory_plan import MemoryPlan, choose, here
-from densenb.models.text_encoders import FrugalPipeline
 from densenb.models.tiers import TIERS, TINY, Tier, generic_tier, set_tier
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "assets" / "model"
@@ -47,29 +46,27 @@ def load(
     encoders only when a new text comes. Raises ValueError, with what to do, for an unknown name,
     without access, and for what does not fit this machine.
     """
-    if name_or_path in REPOSITORIES:
-        plan = plan or plan_for(str(name_or_path), device, dtype, t5=t5)
-        print(plan)
-        plan.require()
-        pipe = load_planned(fetch(str(name_or_path), plan.precisions), plan)
-        return _prepared(pipe, plan, TIERS[str(name_or_path)])
-    tiny = name_or_path == "tiny"
+    gated, tiny = name_or_path in REPOSITORIES, name_or_path == "tiny"
     folder = MINIATURE if tiny else Path(name_or_path)
-    if not (folder / "model_index.json").is_file():
+    if not gated and not (folder / "model_index.json").is_file():
         raise ValueError(
-            "the bundled miniature is missing from this copy of densenb (miniature/assets/model has no "
-            "model_index.json): install densenb again, from the full repository."
+            "the bundled miniature is missing from this copy of densenb (miniature/assets/model "
+            "has no model_index.json): install densenb again, from the full repository."
             if tiny
             else f"{str(name_or_path)!r} is neither 'tiny', 'medium' or 'large' nor a folder with a"
             " saved pipeline (model_index.json): check the path, or use 'tiny'."
         )
-    if plan is None and weights_gb(folder) > PLANNED_GB:
-        plan = plan_for(folder, device, dtype, t5=t5)
+    if gated or (plan is None and weights_gb(folder) > PLANNED_GB):
+        plan = plan or plan_for(name_or_path if gated else folder, device, dtype, t5=t5)
         print(plan)
         plan.require()
     if plan is not None:
-        pipe = load_planned(folder, plan)
-        return _prepared(pipe, plan, generic_tier(pipe, folder.resolve().name))
+        pipe = load_planned(fetch(name_or_path, plan.precisions) if gated else folder, plan)
+        pipe.set_progress_bar_config(disable=True)
+        this = TIERS[name_or_path] if gated else generic_tier(pipe, folder.resolve().name)
+        label = f"{this.label} ({plan.label})"
+        set_tier(pipe, replace(this, label=label, height=plan.side, width=plan.side))
+        return pipe
     without = {} if t5 else {"text_encoder_3": None, "tokenizer_3": None}
     with quiet_loading():
         pipe = StableDiffusion3Pipeline.from_pretrained(
@@ -86,7 +83,7 @@ def load(
 def load_or_tiny(name_or_path: str | Path, **options: Any) -> StableDiffusion3Pipeline:
     """`load`, but the miniature, under a banner, if the model cannot be had here.
 
-    For the first cell of a notebook, so that the lesson goes on; programs want `load`.
+    For the first cell of a notebook, so that the lesson can run; programs should use `load`.
     """
     try:
         return load(name_or_path, **options)
@@ -109,20 +106,13 @@ def plan_for(
     device = None if device is None else str(device)
     kind = None if dtype is None else str(dtype).removeprefix("torch.")
     if name_or_path in REPOSITORIES:
-        machine = here(device, folder=cache_folder())
-        name = str(name_or_path)
-        there = is_cached(name, PARTS if t5 else WITHOUT_T5)
-        return choose(name, sizes(name), machine, t5=t5, dtype=kind, download=not there)
-    folder = Path(name_or_path)
-    machine = here(device, folder=folder)
-    return choose(folder.resolve().name, saved_sizes(folder), machine, t5=t5, dtype=kind)
-
-
-def _prepared(pipe: FrugalPipeline, plan: MemoryPlan, this: Tier) -> FrugalPipeline:
-    pipe.set_progress_bar_config(disable=True)
-    label = f"{this.label} ({plan.label})"
-    set_tier(pipe, replace(this, label=label, height=plan.side, width=plan.side))
-    return pipe
+        name, components, cache = name_or_path, sizes(name_or_path), cache_folder()
+        download = not is_cached(name, PARTS if t5 else WITHOUT_T5)
+    else:
+        cache = Path(name_or_path)
+        name, components, download = cache.resolve().name, saved_sizes(cache), False
+    machine = here(device, folder=cache)
+    return choose(name, components, machine, t5=t5, dtype=kind, download=download)
 
 
 def weights_gb(folder: Path) -> float:
@@ -130,14 +120,10 @@ def weights_gb(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.glob("*/*.safetensors")) / 1e9
 
 
-# ------------------------------------------------------------------------------------- small parts
 def _saved_tier(pipe: Any, folder: Path) -> Tier:
-    """The miniature's tier for another trained state of it (`make states`): it has its tokens."""
-    file = Path("tokenizer_3", "tokenizer.json")
-
-    def words(root: Path) -> Any:
-        return json.loads((root / file).read_text("utf-8"))["model"]
-
-    if (folder / file).is_file() and words(folder) == words(MINIATURE):
+    """The miniature's tier if the folder has its tokens: another state of it (`make states`)."""
+    files = [root / "tokenizer_3" / "tokenizer.json" for root in (folder, MINIATURE)]
+    saved = [json.loads(file.read_text("utf-8"))["model"] for file in files if file.is_file()]
+    if len(saved) == 2 and saved[0] == saved[1]:
         return replace(TINY, label=f"{TINY.label}, {folder.parent.name}/{folder.name}")
     return generic_tier(pipe, name=folder.name)

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import nn
 
 from densenb.models import four_bits
-from densenb.models.architecture import CLASSES, ENCODERS, PARTS, build
+from densenb.models.architecture import CLASSES, ENCODERS, T5, build
 from densenb.models.memory_plan import MemoryPlan
 from densenb.models.text_encoders import FrugalPipeline
 
@@ -65,9 +65,8 @@ def load_part(folder: Path, part: str, plan: MemoryPlan) -> nn.Module:
     On a GPU its weights go there file by file, without a copy of the whole in host memory; 4-bit
     weights are packed there.
     """
-    assert part in PARTS
     precision, device = plan.precisions[part], torch.device(plan.machine.device)
-    if part == "text_encoder_3":
+    if part == T5:
         return load_t5(folder / part, precision, getattr(torch, plan.dtype), device)
     library = diffusers if part in ("transformer", "vae") else transformers
     packed = precision == "nf4"
@@ -86,16 +85,16 @@ def load_part(folder: Path, part: str, plan: MemoryPlan) -> nn.Module:
 
 
 def load_t5(folder: Path, precision: str, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """T5, one tensor at a time: nowhere is there ever more than the result and one tensor.
+    """T5, one tensor at a time: memory holds the result and one tensor, never more.
 
-    The loader of transformers sets room for the whole model aside first, and reads many tensors
-    ahead of packing them: with a Colab T4's memory, SD 3.5's T5 does not get through. `precision`:
+    The loader of transformers first reserves room for the whole model, and reads many tensors
+    ahead of packing them: SD 3.5's T5 does not fit a Colab T4's memory that way. `precision`:
     "nf4", with computation in `dtype`, or the name of a dtype. Layers that T5 wants in float32 get
     it. ValueError when weights are missing.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     # Stock attention has no memory-efficient kernel for T5's bias in some versions of transformers.
-    module = build("text_encoder_3", config | {"attn_implementation": "eager"})
+    module = build(T5, config | {"attn_implementation": "eager"})
     to_pack = set(four_bits.packable(module)) if precision == "nf4" else set()
     dtype = dtype if precision == "nf4" else getattr(torch, precision)
     kept = set(module._keep_in_fp32_modules or ())
@@ -144,7 +143,7 @@ def in_float32(vae: nn.Module) -> nn.Module:
 
 
 def dtype_argument(library: Any = diffusers) -> str:
-    """What a library calls it: `torch_dtype` gave way to `dtype`, and now warns."""
+    """The name of a library's dtype argument: `dtype` replaced `torch_dtype`, which now warns."""
     if library is transformers:
         return "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
     renamed = hasattr(diffusers.utils.deprecation_utils, "_resolve_dtype")
@@ -153,7 +152,7 @@ def dtype_argument(library: Any = diffusers) -> str:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """No bars while loading: a small model loads faster than one can read them."""
+    """No progress bars while loading: a small model loads in a moment."""
     loggers = [diffusers.utils.logging, transformers.utils.logging]
     shown = [logger for logger in loggers if logger.is_progress_bar_enabled()]
     for logger in shown:

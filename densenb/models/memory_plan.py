@@ -1,8 +1,8 @@
-"""Which precision, and what has to be where and when, so that SD 3.5 fits a machine.
+"""Plan the precision and the placement of each component, so that SD 3.5 fits a machine.
 
 Pure functions from the sizes of the components and a machine to a plan; nothing is loaded here.
-Text is encoded first, then the encoders go, for T5 alone is larger than what draws the picture.
-All sizes are GiB, but downloads, which are GB as everywhere else. Taught in notebook 01.
+Text is encoded first, then the encoders are freed: T5 alone is larger than the transformer.
+All sizes are GiB, except downloads, which are GB as everywhere else. Taught in notebook 01.
 """
 
 from __future__ import annotations
@@ -70,9 +70,11 @@ T4 = Machine("Colab T4", "cuda", capability=(7, 5), gpu=13.9, host=12e9 / GIB, d
 def here(device: str | None = None, folder: str | Path = ".") -> Machine:
     """This machine, or its part that is `device`: the GPU where there is one, by default."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    path = Path(folder).expanduser().absolute()
+    existing = next(each for each in (path, *path.parents) if each.exists())
     common = {
         "host": psutil.virtual_memory().total / GIB,
-        "disk": shutil.disk_usage(_existing(Path(folder))).free / GIB,
+        "disk": shutil.disk_usage(existing).free / GIB,
         "bitsandbytes": find_spec("bitsandbytes") is not None,
     }
     if torch.device(device).type != "cuda":
@@ -97,11 +99,6 @@ def describe_device(device: str | torch.device) -> str:
         f"{properties.name}, capability {properties.major}.{properties.minor}, "
         f"{properties.total_memory / GIB:.1f} GiB"
     )
-
-
-def _existing(path: Path) -> Path:
-    path = path.expanduser().absolute()
-    return path if path.exists() else _existing(path.parent)
 
 
 @dataclass(frozen=True)
@@ -179,24 +176,20 @@ def choose(
             raise ValueError(f"{what} is {value!r}: use 'nf4' or {dtype!r}.")
     packed = (dtype, "nf4") if machine.capability is not None else (dtype,)
     transformers = packed if transformer is None else (transformer,)
-    if T5 not in sizes or t5 is False:
-        t5s: tuple[str | None, ...] = (None,)
-    else:
-        t5s = packed if t5 is True else (str(t5),)
-    best = None
-    for transformer_precision, t5_precision in product(transformers, t5s):
-        for keep in (True, False):
-            precisions = {"transformer": transformer_precision, "vae": "float32"}
-            precisions |= {part: dtype for part in ENCODERS if part in sizes}
-            precisions.pop(T5, None)
-            if t5_precision:
-                precisions[T5] = t5_precision
-            # What stays has to leave room for the largest pictures too.
-            pixels = max(side or machine.side, 1024 if keep else 0)
-            best = _plan(name, machine, dtype, precisions, sizes, keep, pixels, download)
-            if best.fits:
-                return replace(best, side=side or machine.side)
-    return best
+    t5s = packed if t5 is True else (t5,)
+    if T5 not in sizes:
+        t5s = (None,)
+    side = side or machine.side
+    for transformer_precision, t5_precision, keep in product(transformers, t5s, (True, False)):
+        precisions = {"transformer": transformer_precision, "vae": "float32"}
+        precisions |= {part: dtype for part in ENCODERS if part in sizes and part != T5}
+        precisions |= {T5: t5_precision} if t5_precision else {}
+        # If the encoders stay, there has to be room for the largest pictures too.
+        pixels = max(side, 1024 if keep else 0)
+        plan = _plan(name, machine, dtype, precisions, sizes, keep, pixels, download)
+        if plan.fits:
+            return replace(plan, side=side)
+    return plan
 
 
 def _plan(
@@ -213,30 +206,26 @@ def _plan(
     encoders = sum(weights[part] for part in ENCODERS if part in weights)
     drawing = sum(weights.values()) - encoders
     on_gpu = machine.capability is not None
-    room = machine.gpu if on_gpu else machine.host
     together = encoders + drawing + ENCODE_SPACE
-    park = on_gpu and not keep and together > room
+    park = on_gpu and not keep and together > machine.gpu
     kept = encoders if keep else 0.0
     scale = 1.0 if dtype != "float32" else 2.0
     work = {
-        "encode": (together - weights["transformer"]) if park else together,
+        "encode": together - (weights["transformer"] if park else 0.0),
         "denoise": kept + drawing + scale * _space(DENOISE_SPACE, side),
         "decode": kept + drawing + _space(DECODE_SPACE, side),
     }
-    process = HOST_PROCESS["cuda" if on_gpu else "cpu"]
     if on_gpu:
-        parked = weights["transformer"] if park else 0.0
-        host = {stage: process + HOST_STAGING for stage in STAGES}
-        host["encode"] += parked
-        gpu = work
+        gpu, host = work, dict.fromkeys(STAGES, HOST_PROCESS["cuda"] + HOST_STAGING)
+        host["encode"] += weights["transformer"] if park else 0.0
     else:
-        host, gpu = {stage: process + work[stage] for stage in STAGES}, {}
+        gpu, host = {}, {stage: HOST_PROCESS["cpu"] + peak for stage, peak in work.items()}
     plan = MemoryPlan(name, machine, dtype, precisions, sizes, keep, park, side, gpu, host)
     return replace(plan, problems=tuple(_problems(plan, download)))
 
 
 def _space(at_1024: float, side: int) -> float:
-    """Working memory grows with the number of pixels; small pictures need a little all the same."""
+    """Working memory grows with the number of pixels; small pictures need at least 0.2 GiB."""
     return max(0.2, at_1024 * (side / 1024) ** 2)
 
 
@@ -244,16 +233,15 @@ def _problems(plan: MemoryPlan, download: bool) -> Iterator[str]:
     machine = plan.machine
     ways = ["leave T5 out (t5=False)"] if _t5_is_the_problem(plan) else []
     ways += ["take the medium model"] if plan.name == "large" else []
-    gpu, host = _worst(plan.gpu), _worst(plan.host)
-    if machine.capability is not None and gpu[1] > machine.gpu:
+    if plan.gpu and (peak := max(plan.gpu.values())) > machine.gpu:
         yield (
-            f"to {gpu[0]} it needs {gpu[1]:.1f} GiB of GPU memory, and there are {machine.gpu:.1f}:"
-            f" {', or '.join(['take a larger GPU', *ways])}."
+            f"to {_stage(plan.gpu)} it needs {peak:.1f} GiB of GPU memory, and there are "
+            f"{machine.gpu:.1f}: {', or '.join(['take a larger GPU', *ways])}."
         )
-    if host[1] > machine.host:
+    if (peak := max(plan.host.values())) > machine.host:
         more = "a machine with more" if machine.capability else "a GPU, such as Colab's free T4"
         yield (
-            f"to {host[0]} it needs {host[1]:.1f} GiB of host memory, and there are "
+            f"to {_stage(plan.host)} it needs {peak:.1f} GiB of host memory, and there are "
             f"{machine.host:.1f}: {', or '.join([f'take {more}', *ways])}."
         )
     if download and machine.disk is not None and plan.download_gb * 1e9 / GIB > machine.disk:
@@ -265,19 +253,19 @@ def _problems(plan: MemoryPlan, download: bool) -> Iterator[str]:
         yield "packing weights to 4 bits needs bitsandbytes: pip install bitsandbytes."
 
 
+def _stage(peaks: Mapping[str, float]) -> str:
+    """The stage with the highest peak."""
+    return max(peaks, key=peaks.get)
+
+
 def _t5_is_the_problem(plan: MemoryPlan) -> bool:
     """Whether it would fit without T5."""
     if T5 not in plan.precisions:
         return False
-    peaks = plan.gpu if plan.machine.capability else plan.host
-    room = plan.machine.gpu if plan.machine.capability else plan.machine.host
-    without = peaks["encode"] - plan.sizes[T5].gib(plan.precisions[T5])
-    return max(without, peaks["denoise"], peaks["decode"]) <= room
-
-
-def _worst(peaks: Mapping[str, float]) -> tuple[str, float]:
-    """The stage with the highest peak, and that peak."""
-    return max(peaks.items(), key=lambda pair: pair[1], default=("", 0.0))
+    room = plan.machine.gpu if plan.gpu else plan.machine.host
+    peaks = dict(plan.gpu or plan.host)
+    peaks["encode"] -= plan.sizes[T5].gib(plan.precisions[T5])
+    return max(peaks.values()) <= room
 
 
 def _table(plan: MemoryPlan) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Numbers that are none any more: what becomes of a model whose precision is too small for it."""
+"""Detect NaN and infinity: the precision is too small for the model."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ MORE_PRECISION = "Load the model with dtype=torch.float32, or torch.bfloat16 on 
 
 
 class Overflow(RuntimeError):
-    """A model's numbers are not finite: nothing that follows from them means anything."""
+    """A model's numbers are not finite, so nothing computed from them is meaningful."""
 
 
 def check_finite(tensor: Tensor, what: str, mend: str = MORE_PRECISION) -> None:
-    """Overflow unless all numbers are finite; `what` (plural) and `mend` are for its message."""
+    """Raise Overflow unless all numbers are finite; its message has `what` (plural) and `mend`."""
     if not torch.isfinite(tensor).all():
         raise Overflow(f"{what} are not finite numbers: {tensor.dtype} overflowed. {mend}")

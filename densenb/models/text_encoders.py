@@ -1,4 +1,4 @@
-"""A Stable Diffusion 3.5 pipeline whose text encoders are there only while they work.
+"""A Stable Diffusion 3.5 pipeline that holds its text encoders only while they work.
 
 It is a stock `StableDiffusion3Pipeline` in everything but `encode_prompt`. Taught in notebook 01.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import inspect
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,12 @@ from densenb.models.architecture import ENCODERS
 from densenb.models.overflow import check_finite
 
 KEPT_TEXTS = 256  # 2.6 MiB each in half precision, in host memory
+RESULTS = (
+    "prompt_embeds",
+    "negative_prompt_embeds",
+    "pooled_prompt_embeds",
+    "negative_pooled_prompt_embeds",
+)
 
 Embedding = tuple[Tensor, Tensor]  # of one text: tokens [L, D], pooled [P]
 
@@ -39,8 +45,11 @@ class FrugalPipeline(StableDiffusion3Pipeline):
         keep: bool,
         park: bool,
     ) -> None:
-        """How to get the encoders, by attribute name, and the dtype of their embeddings; whether
-        they stay (`keep`), and whether the transformer leaves the device meanwhile (`park`)."""
+        """Set how to load the encoders (by attribute name) and the dtype of their embeddings.
+
+        keep: the encoders stay after encoding. park: the transformer waits in host memory while
+        they work.
+        """
         self._load_encoders, self._dtype = load_encoders, dtype
         self._keep, self._park = keep, park
         self._known: dict[tuple, Embedding] = {}
@@ -59,8 +68,8 @@ class FrugalPipeline(StableDiffusion3Pipeline):
             vars(self).update(self._load_encoders())
             yield
         except Exception as error:
-            # So would the variables of the calls that failed: gigabytes, for as long as anybody,
-            # such as IPython, keeps the error.
+            # So would the variables of the calls that failed: gigabytes, for as long as the error
+            # is kept, e.g. by IPython.
             traceback.clear_frames(error.__traceback__)
             raise
         finally:
@@ -69,35 +78,23 @@ class FrugalPipeline(StableDiffusion3Pipeline):
             release_memory()
 
     def encode_prompt(self, *args: Any, **kwargs: Any) -> tuple[Tensor | None, ...]:
-        """As the stock method, from memory for texts that were encoded before.
+        """As the stock method, but texts that were encoded before come from memory.
 
         RuntimeError when a text encoder's numbers overflow.
         """
         bound = inspect.signature(super().encode_prompt).bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
-        count = given["num_images_per_prompt"]
-        guided = given["do_classifier_free_guidance"]
-        positive = _texts(given["prompt"], given["prompt_2"], given["prompt_3"])
-        negative = _texts(
-            given["negative_prompt"] or "", given["negative_prompt_2"], given["negative_prompt_3"]
+        positive, negative = (
+            _texts(*(given[f"{sign}prompt{number}"] for number in ("", "_2", "_3")))
+            for sign in ("", "negative_")
         )
-        result = {
-            name: given[name]
-            for name in (
-                "prompt_embeds",
-                "negative_prompt_embeds",
-                "pooled_prompt_embeds",
-                "negative_pooled_prompt_embeds",
-            )
-        }
+        result = {name: given[name] for name in RESULTS}
         wanted = []
         if result["prompt_embeds"] is None:
             wanted.append(("", positive, given["clip_skip"]))
-            batch = len(positive)
-        else:
-            batch = len(result["prompt_embeds"])
-        if guided and result["negative_prompt_embeds"] is None:
+        batch = len(positive if result["prompt_embeds"] is None else result["prompt_embeds"])
+        if given["do_classifier_free_guidance"] and result["negative_prompt_embeds"] is None:
             negative = negative * batch if len(negative) == 1 else negative
             if len(negative) != batch:
                 raise ValueError(
@@ -113,7 +110,8 @@ class FrugalPipeline(StableDiffusion3Pipeline):
         for sign, texts, skip in wanted:
             rows = [self._known[(*text, skip, *rest)] for text in texts]
             for name, parts in zip(("prompt_embeds", "pooled_prompt_embeds"), zip(*rows)):
-                stacked = torch.stack(parts).repeat_interleave(count, dim=0)
+                stacked = torch.stack(parts)  # (B, L, D), pooled (B, P)
+                stacked = stacked.repeat_interleave(given["num_images_per_prompt"], dim=0)
                 result[f"{sign}{name}"] = stacked.to(device)
         return tuple(result.values())
 
@@ -133,10 +131,8 @@ class FrugalPipeline(StableDiffusion3Pipeline):
                     max_sequence_length=length,
                     lora_scale=scale,
                 )
-                self._known[key] = (
-                    self._remembered(tokens, "tokens"),
-                    self._remembered(pooled, "pooled text"),
-                )
+                tokens = self._remembered(tokens, "tokens")
+                self._known[key] = tokens, self._remembered(pooled, "pooled text")
         while len(self._known) > max(KEPT_TEXTS, len(keys)):
             oldest = next(key for key in self._known if key not in keys)
             del self._known[oldest]
@@ -149,10 +145,12 @@ class FrugalPipeline(StableDiffusion3Pipeline):
 
 
 def _texts(first: Any, second: Any, third: Any) -> list[tuple[str, str, str]]:
-    """One (text, text_2, text_3) for each prompt; what is not given is as the first."""
-    columns: list[Sequence[str]] = []
-    for value in (first, second or first, third or first):
-        columns.append([value] if isinstance(value, str) else list(value or ()))
+    """One (text, text_2, text_3) for each prompt; a missing one is as the first."""
+    first = first or ""
+    columns = (
+        [value] if isinstance(value, str) else value
+        for value in (first, second or first, third or first)
+    )
     return list(zip(*columns, strict=True))
 
 

@@ -19,7 +19,7 @@ SIX_LOGITS = {
     "area": 0.0,
     "value_range": None,
 }
-"""Six logits from pixels to their words and one back, early, and all other text as it is.
+"""Six logits from pixels to their words and one back, early; all other text stays unchanged.
 
 On the miniature this had the highest mIoU of the settings that keep presence and KID near stock's
 (docs/sweep.md, 128 `tune` scenes); from 3 to 12 logits it hardly matters how many.
@@ -28,7 +28,7 @@ On the miniature this had the highest mIoU of the settings that keep presence an
 
 @dataclass(frozen=True)
 class Tier:
-    """What differs from model to model; lessons read it and never ask for the model's name.
+    """What differs from model to model; lessons read it instead of the model's name.
 
     label: for figures. height, width: pixels. steps, guidance: sampling steps and guidance scale.
     t5_length: tokens of T5 (`max_sequence_length`). recommended: fields of `DenseConfig` to start
@@ -53,18 +53,7 @@ class Tier:
         )
 
 
-TINY = Tier(
-    name="tiny",
-    label="miniature SD 3.5",
-    height=256,
-    width=256,
-    steps=28,
-    guidance=4.0,
-    t5_length=44,
-    measured=True,
-)
-
-
+TINY = Tier("tiny", "miniature SD 3.5", 256, 256, 28, 4.0, 44, measured=True)
 # Guidance as Stability recommends; a picture's size is the memory plan's.
 TIERS = {
     "medium": Tier("medium", "SD 3.5 medium", 1024, 1024, 28, 5.0, 256),
@@ -88,6 +77,4 @@ def set_tier(pipe: Pipeline, this: Tier) -> None:
 def generic_tier(pipe: Pipeline, name: str) -> Tier:
     """SD 3.5's defaults for a model of another size."""
     side = pipe.transformer.config.sample_size * pipe.vae_scale_factor
-    return Tier(
-        name=name, label=name, height=side, width=side, steps=28, guidance=7.0, t5_length=256
-    )
+    return Tier(name, name, side, side, 28, 7.0, 256)

@@ -1,8 +1,8 @@
 """The method as small tensor functions: no pipeline, no diffusers, no transformers.
 
 Start with `formulas.py`, which notebooks 03 to 05 teach, then `dense_config.py`, which applies them
-to a joint row. `rule.py` and `plan.py` are the frame they share with `baselines.py` and
-`first_transfer.py`; `stages.py` names the settings of the course.
+to a joint row. `rule.py` and `plan.py` define the interface they share with `baselines.py` and
+`first_transfer.py`. `stages.py` names the settings of the course.
 """
 
 from densenb.modulation.baselines import HardMask
@@ -30,26 +30,8 @@ from densenb.modulation.rule import Rule
 from densenb.modulation.stages import STAGES
 
 __all__ = [
-    "DenseConfig",
-    "HardMask",
-    "MAX_STRENGTH",
-    "Plan",
-    "RELAPSES",
-    "REPAIRS",
-    "Rule",
-    "STAGES",
-    "Step",
-    "Transfer",
-    "area_weight",
-    "fixed_bias",
-    "leftover_noise",
-    "modulate",
-    "push_pull",
-    "query_weight",
-    "region_strength",
-    "same_region",
-    "schedule",
-    "segment_factor",
-    "segment_mask",
+    "DenseConfig", "HardMask", "MAX_STRENGTH", "Plan", "RELAPSES", "REPAIRS", "Rule", "STAGES",
+    "Step", "Transfer", "area_weight", "fixed_bias", "leftover_noise", "modulate", "push_pull",
+    "query_weight", "region_strength", "same_region", "schedule", "segment_factor", "segment_mask",
     "value_range",
-]
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""DenseDiffusion's attention modulation as small tensor functions.
+"""`DenseConfig`, the settings of DenseDiffusion, and `modulate`, which applies them to a joint row.
 
 Shapes: B rows of a batch, H heads, Q queries, K keys, N tokens of a joint row (image first, then
 text), R columns (the layout's regions, then the background). Scores are query . key / sqrt(head
@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from densenb.layout.validation import check_keys, check_one_of
+from densenb.layout.validation import check_keys
 from densenb.models.pipeline import Pipeline
 from densenb.models.tiers import tier
 from densenb.modulation.formulas import (
@@ -31,34 +31,46 @@ from densenb.modulation.formulas import (
 from densenb.modulation.plan import Plan, Step
 from densenb.modulation.rule import Rule
 
-# --------------------------------------------------------------------------- the rule, in pieces
-
-
-# ------------------------------------------------------------------------------ what a rule is told
-
-
-# -------------------------------------------------------------------------------------------- rules
-
 
 @dataclass(frozen=True, kw_only=True)
 class DenseConfig(Rule):
     """DenseDiffusion on joint attention; by default the paper's values, special tokens neutral.
 
-    Strengths are named query_key. Besides the settings of `Rule`:
-    image_text: the paper's cross attention (w_c).
-    image_image: the paper's self attention (w_s), here in `attn` and in `attn2`.
-    text_image, text_text: paths that only joint attention has; regions leak through them.
-    clock, decay: strengths fall over the steps as `schedule` says.
-    area: how much large regions are spared (mask-size adaptation), 0 to 1.
-    value_range: where maximum and minimum are sought, the quadrant ("quadrant") or the whole joint
-        row ("row"). None: no range but a fixed bias (`fixed_bias`), and strengths are logits.
-    special_tokens: what pixels make of special tokens, padding and words of no region. "neutral":
-        nothing. "negative" (the paper): they are foreign to every pixel. "background": they belong
-        to the background, so that only the regions' pixels turn away from them.
-    overlap_area: "union" or "sum", see `area_weight`.
-    backend: "explicit" computes every score, "fused" the same without keeping them, and "auto"
-        chooses: fused for long sequences, from 512 x 512 pixels on.
+    Source: Kim et al. 2023, "Dense Text-to-Image Generation with Attention Modulation". Strengths
+    are named query_key and are at least 0 (off).
+
+    Args:
+        image_text: Strength of the paper's cross attention (w_c).
+        image_image: Strength of the paper's self attention (w_s), here in `attn` and in `attn2`.
+        text_image: Strength of a path that only joint attention has; regions leak through it.
+        text_text: Likewise.
+        clock: How strengths fall over the steps: "sigma", "fraction" or "cosine" (`schedule`).
+        decay: The power of that schedule; 0 keeps strengths constant.
+        area: How much gentler large regions are modulated (mask-size adaptation), 0 to 1.
+        value_range: Where the maximum and minimum of a query's scores are taken: in the
+            "quadrant", or in the whole joint "row". None adds a fixed bias instead
+            (`fixed_bias`), and strengths are logits.
+        special_tokens: How pixels treat special tokens, padding and words of no region: "neutral"
+            leaves their scores alone, "negative" (the paper) puts them outside of every pixel's
+            region, and "background" assigns them to the background, so that only the pixels of
+            regions turn away from them.
+        overlap_area: How pixels in several regions count: "union" or "sum" (`area_weight`).
+        backend: "explicit" computes every score, "fused" does the same without storing them, and
+            "auto" chooses: fused for long sequences, from 512 x 512 pixels on.
+
+    The other arguments are those of `Rule`.
+
+    Raises:
+        ValueError: For a value that is not allowed.
     """
+
+    CHOICES: ClassVar = Rule.CHOICES | {
+        "value_range": ("quadrant", "row", None),
+        "clock": ("sigma", "fraction", "cosine"),
+        "special_tokens": ("neutral", "negative", "background"),
+        "overlap_area": ("union", "sum"),
+        "backend": ("explicit", "fused", "auto"),
+    }
 
     image_text: float = 1.0
     image_image: float = 0.3
@@ -72,20 +84,9 @@ class DenseConfig(Rule):
     overlap_area: str = "union"
     backend: str = "auto"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("image_text", "image_image", "text_image", "text_text", "decay"):
-            self._number(name)
-        self._number("area", high=1)
-        check_one_of("value_range", self.value_range, ("quadrant", "row", None))
-        check_one_of("clock", self.clock, ("sigma", "fraction", "cosine"))
-        check_one_of("special_tokens", self.special_tokens, ("neutral", "negative", "background"))
-        check_one_of("overlap_area", self.overlap_area, ("union", "sum"))
-        check_one_of("backend", self.backend, ("explicit", "fused", "auto"))
-
     @classmethod
     def published(cls) -> DenseConfig:
-        """The released DenseDiffusion code with its quirks, but for the limit a <= 0.999."""
+        """The released DenseDiffusion code with its quirks, except for the limit a <= 0.999."""
         return cls(
             special_tokens="negative",
             unassigned="none",
@@ -96,10 +97,10 @@ class DenseConfig(Rule):
         )
 
     @classmethod
-    def recommended(cls, pipe: Pipeline) -> DenseConfig:
-        """The setting to start with: the best measured one, where the model has been measured.
+    def recommended(cls, pipe: Pipeline) -> Self:
+        """The setting to start with: the best measured one, if the model has been measured.
 
-        So far only the miniature has. Any other model gets the candidate to try first, with a
+        So far that is only the miniature. Any other model gets the candidate to try first, with a
         warning.
         """
         this = tier(pipe)
@@ -113,7 +114,12 @@ class DenseConfig(Rule):
 
     @classmethod
     def from_dict(cls, data: Any) -> DenseConfig:
-        """The inverse of `to_dict`; ValueError or TypeError for an unknown name or value."""
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: For an unknown name, or a value that is not allowed.
+            TypeError: If `data` is not a mapping.
+        """
         check_keys("setting", data, required=[], optional=[f.name for f in fields(cls)])
         return cls(**data)
 
@@ -141,7 +147,7 @@ class DenseConfig(Rule):
 
 # ------------------------------------------------------------------------- the rule on a joint row
 def query_weight(plan: Plan, config: DenseConfig, step: Step) -> Tensor:
-    """What multiplies every strength of a query: area, its regions' own strength, schedule.
+    """The factor on all strengths of a query: area * its regions' own strength * schedule.
 
     `[B, N]`. Taught in notebook 05.
     """
@@ -153,8 +159,8 @@ def query_weight(plan: Plan, config: DenseConfig, step: Step) -> Tensor:
 def modulate(scores: Tensor, plan: Plan, config: DenseConfig, step: Step) -> Tensor:
     """Modulate the scores of a joint row, quadrant by quadrant: `[B, H, N, N]` to the same shape.
 
-    Image-only attention takes `plan.image_only()`. Works in, and returns, at least float32: half
-    precision would round the range by as much as the scores move. Taught in notebook 05.
+    Image-only attention takes `plan.image_only()`. Works in and returns at least float32: the
+    rounding error of half precision is as large as the change of the scores. Taught in notebook 05.
     """
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     spans = {"image": slice(0, plan.image), "text": slice(plan.image, plan.member.shape[1])}
@@ -162,21 +168,18 @@ def modulate(scores: Tensor, plan: Plan, config: DenseConfig, step: Step) -> Ten
     modulated = scores.clone()
     for (query, key), quadrant in config.quadrants.items():
         rows, columns = spans[query], spans[key]
-        block = scores[:, :, rows, columns]
+        block = scores[:, :, rows, columns]  # (B, H, Q, K)
         if quadrant == 0 or block.numel() == 0:
             continue
         key_regions, alone = plan.keys(query, config.special_tokens)
         alone = plan.unlabelled[:, rows, None] | alone[:, None, columns]
-        same = same_region(plan.member[:, rows], key_regions[:, columns])
+        same = same_region(plan.member[:, rows], key_regions[:, columns])  # (B, Q, K)
         strength = (quadrant * weight[:, rows, None]).masked_fill(alone, 0.0)
         if config.value_range is None:
             modulated[:, :, rows, columns] = fixed_bias(block, same, strength)
             continue
-        # No lower limit: only overlap_area="sum" goes below 0, as the released code does.
+        # No lower limit: only overlap_area="sum" gets below 0, as in the released code.
         strength = strength.clamp(max=MAX_STRENGTH)
         limits = value_range(scores[:, :, rows] if config.value_range == "row" else block)
         modulated[:, :, rows, columns] = push_pull(block, same, strength, limits)
     return modulated
-
-
-# ------------------------------------------------------------------------------------------- checks

@@ -2,24 +2,24 @@
 
 Source: Y. Wu, "Transfer Dense Diffusion on SD 3.5", report of 2 January 2025, equations 1 to 4. It
 found that the mask "had a limited impact" and that the picture was "unable to get rid of the
-interference of noise". Its code is not public. Where an equation leaves something open, the reading
-taken here is the kindest that its words allow, and is said at the setting.
+interference of noise". Its code is not public. Where an equation leaves something open, this module
+takes the most favorable reading that its words allow; the setting's description says which.
 
-`REPAIRS` goes from the report to this library's setting, one change at a time but for the last
-step; `RELAPSES` goes back from there by one change each. Taught in notebook 07.
+`REPAIRS` leads from the report to this library's setting, one change at a time except in the last
+step. `RELAPSES` undoes one change each. Taught in notebook 07.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from densenb.layout.validation import check_one_of
 from densenb.modulation.dense_config import DenseConfig
 from densenb.modulation.formulas import area_weight, same_region
 from densenb.modulation.plan import Plan, Step
@@ -28,25 +28,31 @@ from densenb.modulation.rule import Rule
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer(DenseConfig):
-    """DenseDiffusion with the departures of the report, each a switch; by default all are off.
+    """DenseDiffusion with the report's departures, each a switch; by default all are off.
 
     Besides the settings of `DenseConfig`:
-    mask: "scores": the scores are modulated, as in DenseDiffusion. "weights" (equations 2 and 3):
-        of a pixel's attention weights, those to other regions are set to 0 after the softmax, and
-        what is left sums to less than 1. "renormalised": then divided by its sum. A token's region
-        is that of its phrase; strengths are not used.
-    layers: where attention is edited: "all"; "image-only", in `attn2` alone, the only layers that
-        are self-attention; or "none", as when arguments do not reach the processors.
-    temperature: scores are divided by it once more. The report writes sqrt(d_model) where attention
-        has sqrt(head size); the ratio is the square root of the number of heads.
-    size_factor: equation 1, whose function of a segment's size is left open: a pixel's weights to a
-        segment's tokens are multiplied by size_factor - the segment's share of the picture. 1 is
-        DenseDiffusion's own function of size; None multiplies by nothing.
-    embedding: equation 4. A vector for each segment is added to the tokens of its phrase. Nobody
-        trained it, so it is what it was at first: normal, with this standard deviation.
-    renoise: equation 1. After each of this share of the steps, the earliest, what is outside of all
-        segments becomes new noise.
+    mask: "scores" modulates the scores, as DenseDiffusion does. "weights" (equations 2 and 3) sets
+        a pixel's attention weights to other regions to 0 after the softmax; the rest sums to less
+        than 1. "renormalised" also divides the rest by its sum. A token's region is that of its
+        phrase; strengths are not used.
+    layers: Where attention is edited: in "all" layers; "image-only", in `attn2`, the only
+        self-attention layers; or "none", as when arguments do not reach the processors.
+    temperature: An extra divisor of the scores. The report writes sqrt(d_model) where attention has
+        sqrt(head size); the ratio is the square root of the number of heads.
+    size_factor: Equation 1, which leaves its function of a segment's size open: a pixel's weights
+        to a segment's tokens are multiplied by size_factor - the segment's share of the picture. 1
+        is DenseDiffusion's own function of size; None turns it off.
+    embedding: Equation 4. A vector for each segment is added to the tokens of its phrase. It was
+        never trained, so it keeps its initial values: normal, with this standard deviation.
+    renoise: Equation 1. In this share of the steps, from the first on, everything outside of all
+        segments becomes new noise after the step.
     """
+
+    CHOICES: ClassVar = DenseConfig.CHOICES | {
+        "mask": ("scores", "weights", "renormalised"),
+        "layers": ("all", "image-only", "none"),
+        "backend": ("explicit",),
+    }
 
     mask: str = "scores"
     layers: str = "all"
@@ -58,20 +64,14 @@ class Transfer(DenseConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_one_of("mask", self.mask, ("scores", "weights", "renormalised"))
-        check_one_of("layers", self.layers, ("all", "image-only", "none"))
-        check_one_of("backend", self.backend, ("explicit",))
-        for name in ("temperature", "embedding"):
-            self._number(name)
         if self.size_factor is not None:
             self._number("size_factor")
-        self._number("renoise", high=1)
         if self.temperature == 0:
             raise ValueError("temperature is 0, but scores are divided by it: 1 leaves them alone.")
 
     @classmethod
     def reported(cls, pipe: Any) -> Transfer:
-        """Equations 1 to 4 as printed: attention at every step, latents in the first 30 %."""
+        """Equations 1 to 4 as printed: attention in every step, latents in the first 30 %."""
         return cls(
             window=1.0,
             mask="weights",
@@ -90,11 +90,11 @@ class Transfer(DenseConfig):
         if self.mask == "scores":
             weights = super().probabilities(scores, plan, step)
         else:
-            pixels = scores[:, :, : plan.image].softmax(dim=-1)
+            pixels = scores[:, :, : plan.image].softmax(dim=-1)  # (B, H, P, N)
             pixels = pixels * segment_mask(plan, self.special_tokens)[:, None]
             weights = torch.cat([pixels, scores[:, :, plan.image :].softmax(dim=-1)], dim=2)
         if self.size_factor is not None:
-            factor = segment_factor(plan, self.size_factor)[:, None, None]
+            factor = segment_factor(plan, self.size_factor)[:, None, None]  # (B, 1, 1, N)
             pixels, text = weights.tensor_split([plan.image], dim=2)
             weights = torch.cat([pixels * factor, text], dim=2)
         if self.mask == "renormalised":
@@ -121,8 +121,8 @@ class Transfer(DenseConfig):
 def segment_mask(plan: Plan, special_tokens: str = "neutral") -> Tensor:
     """Equations 2 and 3: 1 where a pixel shares a segment with a key, else 0: `[B, P, N]`.
 
-    Text of no segment as `special_tokens` says. Pixels in no region at all see everything, or they
-    would see nothing. Taught in notebook 07.
+    `special_tokens` is the policy for text of no segment. Pixels in no region see everything;
+    otherwise they would see nothing. Taught in notebook 07.
     """
     keys, alone = plan.keys("image", special_tokens)
     nowhere = ~(plan.pixels > 0).any(dim=-1)
@@ -131,9 +131,9 @@ def segment_mask(plan: Plan, special_tokens: str = "neutral") -> Tensor:
 
 
 def segment_factor(plan: Plan, most: float = 1.0) -> Tensor:
-    """`most` - the share of the picture that a token's segments cover; 1 for tokens of none.
+    """`most` - the share of the picture that a token's segments cover; 1 for tokens of no segment.
 
-    Equation 1's factor of attention weights, `[B, N]`. Taught in notebook 07.
+    The factor on attention weights in equation 1: `[B, N]`. Taught in notebook 07.
     """
     segments = plan.member[..., :-1]
     inside = (segments > 0).any(dim=-1)
@@ -143,10 +143,10 @@ def segment_factor(plan: Plan, most: float = 1.0) -> Tensor:
 
 @torch.no_grad()
 def leftover_noise(vae: Any, latents: Tensor) -> Tensor:
-    """How much of sampled latents `[B, C, h, w]` is no picture, 0 to about 1: `[B]`.
+    """How much of the latents `[B, C, h, w]` is noise that no picture has, 0 to about 1: `[B]`.
 
-    Decoded to a picture and encoded again, a picture comes back as it was, and noise does not: the
-    norm of what is lost over that of the latents. Taught in notebook 07.
+    Decoding and encoding again restores a picture but not noise. The result is the norm of what is
+    lost, divided by that of the latents. Taught in notebook 07.
     """
     latents = latents / vae.config.scaling_factor + vae.config.shift_factor
     pixels = vae.decode(latents).sample.clamp(-1, 1)
@@ -166,14 +166,16 @@ CHANGES: dict[str, dict[str, Any]] = {
     "repair-soft": {"mask": "scores", "area": 0.0, "decay": 0.0},
     "repair-decay": {"decay": 5.0},
 }
-"""What each repair changes, the ones before it kept.
+"""What each repair changes; the earlier ones stay.
 
-What `DenseConfig.recommended` changes beyond that comes last, in one step: words alone, but both ways, a
-bias of logits instead of the range, no decay, other text left as it is.
+The last step makes all remaining changes of `DenseConfig.recommended` at once: only words are
+modulated, but in both directions; a bias of logits replaces the range; no decay; other text is left
+alone.
 """
 
 
 def repaired(pipe: Any, changes: Mapping[str, Any]) -> Transfer:
+    """The report with something changed."""
     return replace(Transfer.reported(pipe), **changes)
 
 
@@ -182,31 +184,27 @@ def relapsed(pipe: Any, **changes: Any) -> Transfer:
     return replace(Transfer.recommended(pipe), **changes)
 
 
-def _scale(pipe: Any) -> float:
-    return Transfer.reported(pipe).temperature
-
-
 REPAIRS: dict[str, Callable[[Any], Rule]] = {
     "report": Transfer.reported,
     **{
-        name: lambda pipe, changes=changes: repaired(pipe, changes)
+        name: partial(repaired, changes=changes)
         for name, changes in zip(
             CHANGES, accumulate(CHANGES.values(), lambda before, new: before | new), strict=True
         )
     },
     "repair-recommended": Transfer.recommended,
 }
-"""Name -> the rule for a pipeline: the report, one repair after the other, `DenseConfig.recommended`."""
+"""Name -> the rule for a pipeline: the report, each repair on top of the last, then the setting."""
 
 READINGS: dict[str, Callable[[Any], Rule]] = {
     "report-inert": lambda pipe: repaired(pipe, {"layers": "none"}),
     "report-image-only": lambda pipe: repaired(pipe, {"layers": "image-only"}),
     "report-larger": lambda pipe: repaired(pipe, {"size_factor": 2.0}),
 }
-"""The report read otherwise: its mask reaches no layer, or `attn2` alone; another size factor."""
+"""Other readings of the report: its mask reaches no layer, or only `attn2`; a larger factor."""
 
 RELAPSES: dict[str, Callable[[Any], Rule]] = {
-    "relapse-scale": lambda pipe: relapsed(pipe, temperature=_scale(pipe)),
+    "relapse-scale": lambda pipe: relapsed(pipe, temperature=Transfer.reported(pipe).temperature),
     "relapse-embedding": lambda pipe: relapsed(pipe, embedding=1.0),
     "relapse-renoise": lambda pipe: relapsed(pipe, renoise=0.3),
     "relapse-size": lambda pipe: relapsed(pipe, size_factor=1.0),
@@ -216,6 +214,6 @@ RELAPSES: dict[str, Callable[[Any], Rule]] = {
 }
 """The library's setting with one thing of the report put back.
 
-"relapse-sum" and "relapse-hard" are "repair-window" and "repair-sum" without a mask in `attn2`: the
-library's setting leaves that alone.
+"relapse-sum" and "relapse-hard" are "repair-window" and "repair-sum" without a mask in `attn2`,
+which the library's setting does not edit.
 """

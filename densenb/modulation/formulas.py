@@ -1,4 +1,4 @@
-"""DenseDiffusion's attention modulation as small tensor functions.
+"""The formulas of DenseDiffusion's attention modulation.
 
 Shapes: B rows of a batch, H heads, Q queries, K keys, N tokens of a joint row (image first, then
 text), R columns (the layout's regions, then the background). Scores are query . key / sqrt(head
@@ -15,20 +15,20 @@ from torch import Tensor
 
 from densenb.modulation.plan import Step
 
-MAX_STRENGTH = 0.999  # at 1 all of a row's scores collapse onto its maximum and minimum
+MAX_STRENGTH = 0.999  # at 1, all scores of a row collapse to its maximum and minimum
 
 
 def same_region(query_regions: Tensor, key_regions: Tensor) -> Tensor:
     """How far query and key share a region, 0 to 1: `[B, Q, R]`, `[B, K, R]` -> `[B, Q, K]`.
 
-    1 or 0 for hard regions (bool), however many a pair shares; between them for soft ones. Taught
-    in notebook 03.
+    1 or 0 for hard regions (bool), however many regions a pair shares; in between for soft ones.
+    Taught in notebook 03.
     """
     return (query_regions.float() @ key_regions.float().transpose(1, 2)).clamp(max=1)
 
 
 def fixed_bias(scores: Tensor, same: Tensor, strength: Tensor) -> Tensor:
-    """Give pairs of the same region `strength` more logits, and all other pairs as many less.
+    """Add `strength` to the scores of pairs of the same region; subtract it from all others.
 
     scores `[B, H, Q, K]`, same `[B, Q, K]` from 0 to 1, strength `[B, Q, K]` in logits. Taught in
     notebook 03.
@@ -49,8 +49,8 @@ def push_pull(
 ) -> Tensor:
     """Move pairs of the same region towards their query's maximum, others towards its minimum.
 
-    s + a (max - s) for pairs of the same region, s - a (s - min) for the others: with 0 <= a < 1 no
-    score leaves the range that the model knows (Kim et al. 2023). scores `[B, H, Q, K]`, same
+    s + a (max - s) for pairs of the same region, s - a (s - min) for the others: with 0 <= a < 1,
+    every score stays within the model's own range (Kim et al. 2023). scores `[B, H, Q, K]`, same
     `[B, Q, K]` from 0 to 1, strength a `[B, Q, K]`; limits (min, max), each `[B, H, Q, 1]`, by
     default those of the keys given. Taught in notebook 05.
     """
@@ -64,10 +64,10 @@ def area_weight(
 ) -> Tensor:
     """The larger a query's regions, the gentler its modulation: 1 - area * covered fraction.
 
-    `[B, Q, R]`, `[B, P, R]` -> `[B, Q]`, where P are all image tokens. In no region: 1. overlap
-    "union" counts a pixel once, so that the weight stays in [0, 1]; "sum" counts it once for each
-    region it shares, as the released DenseDiffusion does, and may fall below 0. Taught in notebook
-    05.
+    `[B, Q, R]`, `[B, P, R]` -> `[B, Q]`, where P are all image tokens. 1 for queries in no region.
+    overlap "union" counts a pixel once, so that the weight stays in [0, 1]; "sum" counts it once
+    for each shared region, as the released DenseDiffusion does, and may fall below 0. Taught in
+    notebook 05.
     """
     shared = query_regions.float() @ pixel_regions.float().transpose(1, 2)  # [B, Q, P]
     covered = shared.clamp(max=1) if overlap == "union" else shared
@@ -75,7 +75,7 @@ def area_weight(
 
 
 def region_strength(query_regions: Tensor, strengths: Tensor) -> Tensor:
-    """The strongest of a query's regions: `[B, Q, R]`, `[B, R]` -> `[B, Q]`; in none: 1.
+    """The strength of a query's strongest region: `[B, Q, R]`, `[B, R]` -> `[B, Q]`; 1 in none.
 
     Taught in notebook 06.
     """
@@ -85,11 +85,11 @@ def region_strength(query_regions: Tensor, strengths: Tensor) -> Tensor:
 
 
 def schedule(step: Step, clock: str, decay: float, window: float) -> float:
-    """What is left of a strength at a step, time ** decay, where time falls from 1 by a `clock`.
+    """The factor on strengths at a step: time ** decay, where time falls from 1 by a `clock`.
 
-    "sigma": the noise level, as the model is told it. For DenseDiffusion that was t / 1000 with
-    decay 5; under the shift of SD 3.5 the same power stays higher for longer.
-    "fraction": the share of the steps to go.
+    "sigma": the noise level that the model gets. In DenseDiffusion that is t / 1000, with decay 5;
+    with the timestep shift of SD 3.5, the same power stays high for longer.
+    "fraction": the share of the steps that is left.
     "cosine": half a cosine, from 1 at the first step to 0 at the end of the window.
     Taught in notebook 05.
     """

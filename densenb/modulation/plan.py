@@ -1,4 +1,4 @@
-"""What a rule is told about a pass: its step, and which token belongs to which region."""
+"""The input of a rule for one pass: its step, and which token belongs to which region."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Step:
-    """Where in the sampling a pass stands: step `index` of `count`, at noise level `sigma`."""
+    """The sampling step of a pass: `index` (from 0) of `count`, at noise level `sigma`."""
 
     index: int
     count: int
@@ -22,10 +22,10 @@ class Step:
 class Plan:
     """Which token belongs to which region, for the rows of a batch that follow a layout.
 
-    member: `[B, N, R]`, token n is in column r; the last column is the background. Bool, or float
+    member: `[B, N, R]`: token n is in column r; the last column is the background. Bool, or float
         from 0 to 1 for soft masks (a pixel's sum is then at most 1).
-    strengths: `[B, R]`, each column's own factor.
-    image: how many of the N tokens are image tokens; they come first, the others are text.
+    strengths: `[B, R]`: the strength of each column's region.
+    image: How many of the N tokens are image tokens. They come first; the others are text.
     """
 
     member: Tensor
@@ -44,10 +44,11 @@ class Plan:
         return text & ~(self.member > 0).any(dim=-1)
 
     def keys(self, query: str, special_tokens: str) -> tuple[Tensor, Tensor]:
-        """The regions of all tokens as keys, like `member`, and which of them are left alone.
+        """The regions of all tokens as keys, like `member`, and which keys keep their scores.
 
-        For "image" or "text" queries, and a policy for text of no region (`DenseConfig`). Text
-        queries leave such text alone, whatever the policy: phrases need it as a place to rest.
+        query: "image" or "text". special_tokens: the policy for text of no region (`DenseConfig`).
+        For text queries, such text keeps its scores under every policy: phrases need it as an
+        attention sink.
         """
         free = self.unlabelled
         if query == "text" or special_tokens == "neutral":
@@ -63,5 +64,5 @@ class Plan:
         return self._image_only
 
     @cached_property
-    def _image_only(self) -> Plan:  # one object for all passes: backends prepare a plan only once
+    def _image_only(self) -> Plan:  # one object for all passes, since backends cache by plan
         return replace(self, member=self.pixels)

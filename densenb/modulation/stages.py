@@ -1,8 +1,9 @@
-"""The stages of the course, each one change after the last: notebooks 03 to 05, and their table.
+"""The stages of the course: each makes one change to the one before (notebooks 03 to 05).
 
-The strengths of the fixed bias are the best of a sweep on `tune` scenes (docs/sweep.md) while text
-of no region, padding too, is given to the background, as in all stages but the one that shows what
-that is worth. With such text left alone a stronger one is best, as in `DenseConfig.recommended`.
+In all stages but one, text of no region (padding included) is assigned to the background; the
+exception shows what that is worth. The strengths of the fixed bias are the best of a sweep on
+`tune` scenes under that policy (docs/sweep.md). If such text is left alone, a stronger bias is
+best, as in `DenseConfig.recommended`.
 """
 
 from __future__ import annotations
@@ -11,18 +12,15 @@ from dataclasses import replace
 
 from densenb.modulation.dense_config import DenseConfig
 
-FIXED_ALONE = 3.0  # image->text, in logits, while there is no image->image
-FIXED_TOGETHER = 2.0, 1.0  # image->text and image->image, in logits
-
 _one = DenseConfig(
-    image_text=FIXED_ALONE,
+    image_text=3.0,  # in logits, the best without image->image
     image_image=0.0,
     decay=0.0,
     area=0.0,
     value_range=None,
     special_tokens="background",
 )
-_two = replace(_one, image_text=FIXED_TOGETHER[0], image_image=FIXED_TOGETHER[1])
+_two = replace(_one, image_text=2.0, image_image=1.0)  # in logits, the best together
 _three = replace(_two, image_text=1.0, image_image=0.3, value_range="quadrant")
 _four = replace(_three, area=1.0)
 _five = replace(_four, decay=5.0)
@@ -42,5 +40,5 @@ STAGES: dict[str, DenseConfig] = {
 """Name -> settings. "decay" is the paper's rule; "text-image" and "text-text" go beyond it."""
 
 RECOMMENDED_RANGE = replace(_five, image_text=0.5, area=0.0)
-"""The value range at its best (docs/sweep.md). It stays within the range of the scores, and so it
-does not reach what a fixed bias can."""
+"""The best setting with a value range (docs/sweep.md). It stays within the range of the scores, so
+it cannot reach what a fixed bias can."""

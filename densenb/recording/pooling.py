@@ -6,8 +6,7 @@ Shapes: H heads, N tokens (image first, then text), G groups, R regions, P phras
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,12 +31,11 @@ def scores_of(
     count = max(1, AT_ONCE // query.shape[1] ** 2)
     for start in range(0, len(heads), count):
         some = list(heads[start : start + count])
-        q, k = query[some].to(exact), key[some].to(exact)
-        yield some, q @ k.mT * query.shape[-1] ** -0.5
+        q, k = query[some].to(exact), key[some].to(exact)  # (h, N, D)
+        yield some, q @ k.mT * query.shape[-1] ** -0.5  # (h, N, N)
 
 
-@dataclass(frozen=True)
-class Places:
+class Places(NamedTuple):
     """What the N tokens of one row are.
 
     share `[N, G]`: how much of a token belongs to each group; rows sum to 1.
@@ -53,32 +51,28 @@ class Places:
     image: int
 
     def image_only(self) -> Places:
-        only = slice(self.image)
-        return Places(
-            self.share[only], self.member[only], self.phrase[only], self.part[only], self.image
-        )
+        return Places(*(tensor[: self.image] for tensor in self[:4]), self.image)
 
     def to(self, device: torch.device) -> Places:
-        tensors = (self.share, self.member, self.phrase, self.part)
-        return Places(*(tensor.to(device) for tensor in tensors), self.image)
+        return Places(*(tensor.to(device) for tensor in self[:4]), self.image)
 
 
 def pool(scores: Tensor, weights: Tensor, places: Places) -> dict[str, Tensor]:
-    """Scores and weights of one row, both `[H, N, N]`, as the means that `Record` describes.
+    """The means that `Record` describes, of one row's scores and weights, both `[H, N, N]`.
 
     Taught in notebook 02.
     """
-    mean = (places.share / places.share.sum(dim=0)).T  # [G, N]: rows of NaN for empty groups
+    mean = (places.share / places.share.sum(dim=0)).T  # (G, N): rows of NaN for empty groups
     labelled = places.member.any(dim=-1)
-    pairs = labelled[:, None] & labelled
+    pairs = labelled[:, None] & labelled  # (N, N)
     pairs.fill_diagonal_(False)
     together = same_region(places.member[None], places.member[None])[0] > 0
     same, other = pairs & together, pairs & ~together
     return {
-        "mass": mean @ weights @ places.share,
-        "parts": mean @ (weights @ places.part),
-        "score": mean @ scores @ mean.T,
-        "entropy": torch.special.entr(weights).sum(dim=-1) @ mean.T,
+        "mass": mean @ weights @ places.share,  # (H, G, G)
+        "parts": mean @ (weights @ places.part),  # (H, G, 3)
+        "score": mean @ scores @ mean.T,  # (H, G, G)
+        "entropy": torch.special.entr(weights).sum(dim=-1) @ mean.T,  # (H, G)
         "same": pair_means(scores, same, other, places.image),
         "other": pair_means(scores, other, same, places.image),
         "spread": spread(scores, places.image),
@@ -91,10 +85,11 @@ def phrase_maps(weights: Tensor, places: Places, grid: tuple[int, int]) -> dict[
     "image_text" sums over the phrase's tokens, "text_image" is their mean. Taught in notebook 02.
     """
     image = places.image
-    looks_at = weights[:, :image] @ places.phrase
-    looks_from = places.phrase.T @ weights[:, :, :image] / places.phrase.sum(dim=0)[:, None]
-    maps = zip(MAPS, (looks_at.mT, looks_from), strict=True)
-    return {name: value.unflatten(-1, grid) for name, value in maps}
+    looks_at = (weights[:, :image] @ places.phrase).mT  # (H, P, I)
+    looks_from = places.phrase.T @ weights[:, :, :image]  # (H, P, I)
+    looks_from = looks_from / places.phrase.sum(dim=0)[:, None]
+    maps = zip(MAPS, (looks_at, looks_from), strict=True)
+    return {name: value.unflatten(-1, grid) for name, value in maps}  # (H, P, rows, columns)
 
 
 def pair_means(scores: Tensor, marked: Tensor, others: Tensor, image: int) -> Tensor:
@@ -145,7 +140,7 @@ def token_places(
     t5 = text - clip
     member = token_regions(pipe, layout, Rule(), grid, t5, columns.regions + 1) > 0
     special = text_regions(pipe, layout, t5).special
-    if not conditional:  # its text is another one, of which the layout knows nothing
+    if not conditional:  # the negative prompt is another text, with no phrases of the layout
         member[image:] = False
     phrases = member[image:, : columns.regions + columns.background]
     free = ~phrases.any(dim=-1)

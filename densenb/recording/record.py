@@ -1,4 +1,4 @@
-"""What `record_attention` keeps: pooled attention of every step, layer and picture, and its uses.
+"""What `record_attention` keeps: pooled attention of every step, layer and picture.
 
 Tokens are pooled into groups: the pixels of each region and of the background, the tokens of each
 phrase, other words, special tokens (BOS, EOS, padding). A token of several groups counts in equal
@@ -7,24 +7,23 @@ parts in each, so that the groups share out every token exactly. Taught in noteb
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from densenb.layout.layout import Layout
+from densenb.layout.validation import check_one_of
 
-FORMAT = "densenb attention record 1"
 QUADRANTS = (("image_image", "image_text"), ("text_image", "text_text"))
 """Names [query][key], as `DenseConfig` names its strengths."""
-ENCODERS = ("image", "clip", "t5")
 MAPS = ("image_text", "text_image")
+TEXT_GROUPS = ("other words", "special tokens", "negative prompt")
+
+Numbers = int | Iterable[int] | None
+"""Step or block numbers; None means all that were recorded."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Axes(NamedTuple):
 
 @dataclass
 class Record:
-    """Pooled attention. For each (step, layer, picture), in float32 unless said, with K heads:
+    """Pooled attention. For each (step, layer, picture), with K heads, in float32 unless noted:
 
     mass `[K, G, G]`: attention that a query of group g gives to group h, mean over the queries; its
         rows sum to 1. NaN for groups without tokens.
@@ -110,8 +109,8 @@ class Record:
     def axes(
         self,
         kind: str = "attn",
-        steps: int | Iterable[int] | None = None,
-        blocks: int | Iterable[int] | None = None,
+        steps: Numbers = None,
+        blocks: Numbers = None,
         *,
         conditional: bool = True,
         skip: bool = False,
@@ -120,11 +119,7 @@ class Record:
 
         ValueError for steps or blocks that were not recorded, with those that were.
         """
-        found = [
-            entry
-            for entry in self.entries
-            if (entry.kind, entry.conditional, entry.skip) == (kind, conditional, skip)
-        ]
+        found = self._entries(kind, conditional, skip)
         if not found:
             raise ValueError(
                 f"nothing was recorded of kind={kind!r}, conditional={conditional}, skip={skip}: "
@@ -144,8 +139,8 @@ class Record:
         self,
         name: str,
         kind: str = "attn",
-        steps: int | Iterable[int] | None = None,
-        blocks: int | Iterable[int] | None = None,
+        steps: Numbers = None,
+        blocks: Numbers = None,
         *,
         conditional: bool = True,
         skip: bool = False,
@@ -156,54 +151,31 @@ class Record:
         (an interrupted run). ValueError for an unknown name.
         """
         axes = self.axes(kind, steps, blocks, conditional=conditional, skip=skip)
-        places = [axes.steps, axes.blocks, axes.pictures]
-        index = [{value: i for i, value in enumerate(axis)} for axis in places]
-        result = None
-        for entry in self.entries:
-            if (entry.kind, entry.conditional, entry.skip) != (kind, conditional, skip):
-                continue
+        found = self._entries(kind, conditional, skip)
+        for entry in found:
             if name not in entry.values:
                 raise ValueError(f"{name!r} was not recorded here: give one of {[*entry.values]}.")
-            value = entry.values[name]
-            if result is None:
-                result = torch.full((*map(len, places), *value.shape), torch.nan)
-            at = (entry.step, entry.block, (entry.run, entry.picture))
-            if all(key in places for key, places in zip(at, index, strict=True)):
-                result[tuple(places[key] for key, places in zip(at, index, strict=True))] = value
+        shape = (len(axes.steps), len(axes.blocks), len(axes.pictures))
+        result = torch.full((*shape, *found[0].values[name].shape), torch.nan)  # (S, L, P, K, ...)
+        for entry in found:
+            if entry.step in axes.steps and entry.block in axes.blocks:
+                step, block = axes.steps.index(entry.step), axes.blocks.index(entry.block)
+                picture = axes.pictures.index((entry.run, entry.picture))
+                result[step, block, picture] = entry.values[name]
         return result
 
-    def table(self) -> list[dict[str, Any]]:
-        """One row for each entry and head, of plain numbers: for a data frame or a CSV file."""
-        rows = []
-        for entry in self.entries:
-            fixed = {name: value for name, value in vars(entry).items() if name != "values"}
-            columns = self._summary(entry)
-            for i, head in enumerate(self.heads):
-                numbers = {name: float(value[i]) for name, value in columns.items()}
-                rows.append(fixed | {"head": head} | numbers)
-        return rows
-
-    # ---------------------------------------------------------------------------- what it comes to
+    # ------------------------------------------------------------------------------------ summaries
     def text_mass(
-        self,
-        steps: int | Iterable[int] | None = None,
-        blocks: int | Iterable[int] | None = None,
-        encoder: str | None = None,
+        self, steps: Numbers = None, blocks: Numbers = None, encoder: str | None = None
     ) -> Tensor:
         """The share of image tokens' attention that goes to text: `[steps, blocks]`, 0 to 1.
 
         Mean over image tokens, pictures and heads; `encoder` "clip" or "t5" takes its part alone.
         """
-        if encoder not in (None, "clip", "t5"):
-            raise ValueError(f"encoder is {encoder!r}, but has to be None, 'clip' or 't5'.")
-        name = "text_mass" if encoder is None else f"{encoder}_mass"
-        return self._mean(name, "attn", steps, blocks)
+        check_one_of("encoder", encoder, (None, "clip", "t5"))
+        return self._mean(f"{encoder or 'text'}_mass", "attn", steps, blocks)
 
-    def special_share(
-        self,
-        steps: int | Iterable[int] | None = None,
-        blocks: int | Iterable[int] | None = None,
-    ) -> Tensor:
+    def special_share(self, steps: Numbers = None, blocks: Numbers = None) -> Tensor:
         """The share of image tokens' attention that special tokens take: `[steps, blocks]`.
 
         A part of `text_mass`: BOS, EOS and padding of both encoders.
@@ -211,19 +183,16 @@ class Record:
         return self._mean("special_share", "attn", steps, blocks)
 
     def same_region_advantage(
-        self,
-        kind: str = "attn",
-        steps: int | Iterable[int] | None = None,
-        blocks: int | Iterable[int] | None = None,
+        self, kind: str = "attn", steps: Numbers = None, blocks: Numbers = None
     ) -> dict[str, Tensor]:
         """How much higher pairs of one region score than other pairs, in units of the spread.
 
         (mean score of a query's same-region keys - that of other regions' keys) / mean (max - min)
         of a query's scores, for each quadrant `[steps, blocks]`, mean over pictures and heads. 0:
-        the scores do not know the regions. The finding behind DenseDiffusion (Kim et al. 2023) is
-        that it is positive. Give a layout of where the objects are in this picture, not of where
-        they should be; in image_image, near tokens score higher whatever they show, so compare with
-        masks that were shifted. "attn2" has the quadrant image_image only.
+        the scores do not depend on the regions. DenseDiffusion (Kim et al. 2023) builds on the
+        finding that it is positive. Give a layout of where the objects are in this picture, not of
+        where they should be. In image_image, near tokens score higher whatever they show: compare
+        with masks that were shifted. "attn2" has the quadrant image_image only.
         """
         names = ["image_image"] if kind == "attn2" else [*QUADRANTS[0], *QUADRANTS[1]]
         return {name: self._mean(f"advantage_{name}", kind, steps, blocks) for name in names}
@@ -231,22 +200,23 @@ class Record:
     def phrase_map(
         self,
         phrase: str | int,
-        step: int | Iterable[int] | None = None,
-        block: int | Iterable[int] | None = None,
+        step: Numbers = None,
+        block: Numbers = None,
         direction: str = "image_text",
         picture: int | None = None,
     ) -> Tensor:
-        """Where a phrase is: `[rows, columns]` over image tokens, mean over all that is not named.
+        """Where a phrase is: `[rows, columns]` over image tokens, mean over all other axes.
 
         `phrase` is one of the layout's, or its number; direction "image_text" (how much each image
         token looks at the phrase) or "text_image" (how the phrase spreads its look at the image).
         """
-        if direction not in MAPS:
-            raise ValueError(f"direction is {direction!r}, but has to be one of {MAPS}.")
+        check_one_of("direction", direction, MAPS)
         if not any(direction in entry.values for entry in self.entries):
             raise ValueError("no maps were recorded: use maps=True, and kinds with 'attn'.")
         maps = self.tensor(direction, "attn", step, block)
-        numbers = [self._phrase_number(phrase, layout) for layout in self._picture_layouts()]
+        owner = {(e.run, e.picture): e.layout for e in self._entries("attn")}
+        layouts = [self.layouts[owner[picture]] for picture in sorted(owner)]
+        numbers = [_phrase_number(phrase, layout) for layout in layouts]
         if picture is not None and picture not in range(len(numbers)):
             raise ValueError(f"picture is {picture!r}, but 0 to {len(numbers) - 1} were recorded.")
         chosen = [
@@ -259,58 +229,6 @@ class Record:
             raise ValueError(f"phrase {phrase!r} is none of the recorded {known}.")
         return torch.stack(chosen).flatten(0, 3).nanmean(dim=0)
 
-    # -------------------------------------------------------------------------- to and from disk
-    def save(self, path: str | Path) -> None:
-        """Write the record as one safetensors file, all but the tensors as JSON in its header."""
-        names = dict.fromkeys(name for entry in self.entries for name in entry.values)
-        tensors = {
-            name: torch.stack([e.values[name] for e in self.entries if name in e.values])
-            for name in names
-        }
-        for name, tensor in (("sizes", self.sizes), ("scores", self.scores)):
-            if tensor is not None:
-                tensors[name] = tensor.contiguous()
-        entries = [
-            {key: value for key, value in vars(entry).items() if key != "values"}
-            | {"values": list(entry.values)}
-            for entry in self.entries
-        ]
-        about = {
-            "layouts": [layout.to_dict() for layout in self.layouts],
-            "groups": self.groups,
-            "heads": self.heads,
-            "entries": entries,
-        }
-        save_file(tensors, path, metadata={"format": FORMAT, "record": json.dumps(about)})
-
-    @staticmethod
-    def load(path: str | Path) -> Record:
-        """Read what `save` wrote; ValueError for a missing file or one that is something else."""
-        if not Path(path).is_file():
-            raise ValueError(f"{path} is not a file: check the name of the record.")
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path} is no safetensors file ({error}).") from error
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} is not a {FORMAT!r}: give a file that Record.save wrote.")
-        about = json.loads(metadata["record"])
-        sizes, scores = tensors.pop("sizes", None), tensors.pop("scores", None)
-        stacks = {name: iter(tensor) for name, tensor in tensors.items()}
-        return Record(
-            layouts=tuple(map(Layout.from_dict, about["layouts"])),
-            groups=tuple(map(tuple, about["groups"])),
-            heads=tuple(about["heads"]),
-            sizes=sizes,
-            entries=[
-                Entry(**entry | {"values": {name: next(stacks[name]) for name in entry["values"]}})
-                for entry in about["entries"]
-            ],
-            scores=scores,
-        )
-
     def __repr__(self) -> str:
         steps = {entry.step for entry in self.entries}
         pictures = {(e.run, e.picture, e.conditional) for e in self.entries}
@@ -320,64 +238,46 @@ class Record:
             f"{heads}, {self.nbytes / 1e6:.1f} MB>"
         )
 
-    # ------------------------------------------------------------------------------------ its parts
+    # ------------------------------------------------------------------------------------- helpers
+    def _entries(self, kind: str, conditional: bool = True, skip: bool = False) -> list[Entry]:
+        """The entries of one kind of layer, row and pass."""
+        wanted = (kind, conditional, skip)
+        return [e for e in self.entries if (e.kind, e.conditional, e.skip) == wanted]
+
     def _summary(self, entry: Entry) -> dict[str, Tensor]:
         """The scalars of an entry, each `[K]`; those of queries are means over image tokens."""
-        groups = self.groups[entry.layout]
-        weight = self.sizes[entry.layout].clone()
+        groups, values = self.groups[entry.layout], entry.values
+        weight = self.sizes[entry.layout].clone()  # (G,)
         weight[[name in TEXT_GROUPS or name.startswith("text: ") for name in groups]] = 0
         queries = weight > 0
         weight = weight[queries] / weight.sum()
-        mass, parts, entropy = (entry.values[name] for name in ("mass", "parts", "entropy"))
-        parts = weight @ parts[:, queries]  # [K, 3]
-        summary = {"entropy": entropy[:, queries] @ weight}
-        if entry.kind == "attn":
-            special = groups.index("special tokens")
-            summary |= {
-                "text_mass": parts[:, 1:].sum(dim=-1),
-                "clip_mass": parts[:, 1],
-                "t5_mass": parts[:, 2],
-                "special_share": mass[:, queries, special] @ weight,
-            }
-        same, other, spread = (entry.values[name] for name in ("same", "other", "spread"))
-        for i, names in enumerate(QUADRANTS):
-            for j, name in enumerate(names):
-                if entry.kind == "attn" or name == "image_image":
-                    summary[f"spread_{name}"] = spread[:, i, j]
-                    summary[f"advantage_{name}"] = (same - other)[:, i, j] / spread[:, i, j]
-        return summary
+        parts = weight @ values["parts"][:, queries]  # (K, 3)
+        advantage = (values["same"] - values["other"]) / values["spread"]  # (K, 2, 2)
+        special = values["mass"][:, queries, groups.index("special tokens")]
+        return {
+            "text_mass": parts[:, 1:].sum(dim=-1),
+            "clip_mass": parts[:, 1],
+            "t5_mass": parts[:, 2],
+            "special_share": special @ weight,
+        } | {
+            f"advantage_{name}": advantage[:, i, j]
+            for i, names in enumerate(QUADRANTS)
+            for j, name in enumerate(names)
+        }
 
     def _mean(self, name: str, kind: str, steps: Any, blocks: Any) -> Tensor:
         """One column of the summary, `[steps, blocks]`."""
         axes = self.axes(kind, steps, blocks)
         cells: dict[tuple[int, int], list[Tensor]] = {}
-        for entry in self.entries:
-            if entry.kind == kind and entry.conditional and not entry.skip:
-                at = (entry.step, entry.block)
-                cells.setdefault(at, []).append(self._summary(entry)[name])
+        for entry in self._entries(kind):
+            cells.setdefault((entry.step, entry.block), []).append(self._summary(entry)[name])
         missing = [torch.tensor([torch.nan])]
-        return torch.stack(
-            [
-                torch.stack([torch.cat(cells.get((s, b), missing)).nanmean() for b in axes.blocks])
-                for s in axes.steps
-            ]
-        )
-
-    def _picture_layouts(self) -> list[Layout]:
-        """The layout of each picture of `axes`."""
-        owner = {(e.run, e.picture): e.layout for e in self.entries if e.conditional and not e.skip}
-        return [self.layouts[owner[picture]] for picture in sorted(owner)]
-
-    def _phrase_number(self, phrase: str | int, layout: Layout) -> int | None:
-        """The phrase's place on the axis P: the background's is the last, in every layout."""
-        if isinstance(phrase, int):
-            number = phrase if phrase in range(len(layout.phrases)) else None
-        else:
-            places = [i for i, each in enumerate(layout.phrases) if each == phrase]
-            if len(places) > 1:
-                raise ValueError(f"several regions are {phrase!r}: give a number of {places}.")
-            number = places[0] if places else None
-        return -1 if number == len(layout.regions) else number
+        means = [
+            torch.cat(cells.get((step, block), missing)).nanmean()
+            for step in axes.steps
+            for block in axes.blocks
+        ]
+        return torch.stack(means).view(len(axes.steps), len(axes.blocks))
 
 
 class Columns(NamedTuple):
@@ -392,26 +292,16 @@ class Columns(NamedTuple):
     negative: bool
 
 
-TEXT_GROUPS = ("other words", "special tokens", "negative prompt")
-
-
 def group_names(layout: Layout, columns: Columns) -> tuple[str, ...]:
     """The names of a layout's groups, in order; "-" for those that only other layouts have."""
     phrases = [region.phrase for region in layout.regions]
     missing = ["-"] * (columns.regions - len(phrases))
-    return (
-        *(f"pixels: {phrase}" for phrase in phrases),
-        *missing,
-        "pixels: background",
-        *(f"text: {phrase}" for phrase in phrases),
-        *missing,
-        *(
-            [f"text: {layout.background}" if layout.background else "-"]
-            if columns.background
-            else []
-        ),
-        *TEXT_GROUPS[: 3 if columns.negative else 2],
-    )
+    pixels = [f"pixels: {phrase}" for phrase in phrases]
+    texts = [f"text: {phrase}" for phrase in phrases]
+    groups = [*pixels, *missing, "pixels: background", *texts, *missing]
+    if columns.background:
+        groups.append(f"text: {layout.background}" if layout.background else "-")
+    return (*groups, *TEXT_GROUPS[: 3 if columns.negative else 2])
 
 
 def _chosen(name: str, asked: int | Iterable[int] | None, known: Iterable[int]) -> tuple[int, ...]:
@@ -422,3 +312,13 @@ def _chosen(name: str, asked: int | Iterable[int] | None, known: Iterable[int]) 
     if not chosen or not set(chosen) <= set(known):
         raise ValueError(f"{name} is {asked!r}, but recorded were {known}: choose among them.")
     return chosen
+
+
+def _phrase_number(phrase: str | int, layout: Layout) -> int | None:
+    """The phrase's place on the axis P: the background's is the last, in every layout."""
+    places = [i for i, each in enumerate(layout.phrases) if phrase in (i, each)]
+    if len(places) > 1:
+        raise ValueError(f"several regions are {phrase!r}: give a number of {places}.")
+    if not places:
+        return None
+    return -1 if places[0] == len(layout.regions) else places[0]

@@ -1,7 +1,7 @@
 """See joint attention while it runs: `record_attention` pools every layer's weights and scores.
 
-It wraps whatever processors the transformer has, looks at the same queries and keys, and lets the
-processor do its work: pictures stay what they were, bit by bit. Taught in notebook 02.
+It wraps the transformer's processors, computes the same queries and keys beside them, and leaves
+their results alone: pictures stay bit-identical. Taught in notebook 02.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,18 +18,23 @@ from diffusers.models.attention_processor import JointAttnProcessor2_0
 from torch import Tensor
 
 from densenb.layout.layout import Layout, check_layouts
-from densenb.layout.validation import is_whole
-from densenb.models.tiers import tier
+from densenb.layout.validation import check_indices, check_one_of
 from densenb.recording.pooling import Places, phrase_maps, pool, scores_of, token_places
 from densenb.recording.record import MAPS, Columns, Entry, Record, group_names
 from densenb.sd3.forward_pass import Owners, Reading, check_owners, read_pass, row_owners
-from densenb.sd3.processors import PROCESSOR_NAME, DenseJointAttnProcessor, block_number, project
+from densenb.sd3.processors import (
+    PROCESSOR_NAME,
+    DenseJointAttnProcessor,
+    block_number,
+    exchanged,
+    project,
+)
 
 KINDS = ("attn", "attn2")
 
 
 class RecordingProcessor:
-    """One attention layer's processor: looks, and leaves the work to the processor it wraps."""
+    """One attention layer's processor: records, then calls the processor that it wraps."""
 
     def __init__(self, name: str, inner: Any, recorder: Recorder) -> None:
         self.name = name
@@ -67,9 +72,8 @@ class RecordingProcessor:
         return scores.softmax(dim=-1)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One batch row that is recorded: an entry without layer and values, and where it stands."""
+class Row(NamedTuple):
+    """A batch row to record: its index, an entry without layer and values, and its tokens."""
 
     index: int
     entry: Entry
@@ -80,7 +84,7 @@ class Now(NamedTuple):
     """The current pass, if it is recorded."""
 
     reading: Reading
-    rows: tuple[Row, ...]
+    rows: list[Row]
 
 
 class Recorder(Record):
@@ -99,32 +103,30 @@ class Recorder(Record):
         scores: Sequence | None,
     ) -> None:
         count = pipe.transformer.config.num_attention_heads
-        self._inner = recordable_processors(pipe.transformer)
-        every = {block_number(name) for name in self._inner}
-        self._steps = None if steps is None else whole_numbers("steps", steps)
-        blocks = every if blocks is None else whole_numbers("blocks", blocks, max(every))
+        inner = recordable_processors(pipe.transformer)
+        every = {block_number(name) for name in inner}
+        self._steps = None if steps is None else check_indices("steps", steps)
+        blocks = every if blocks is None else check_indices("blocks", blocks, max(every))
+        self._averaged = isinstance(heads, str) and heads == "mean"
         if isinstance(heads, str) and heads in ("mean", "each"):
             self._kept_heads = list(range(count))
         else:
-            self._kept_heads = whole_numbers("heads", heads, count - 1, "'mean' or 'each'")
-        self._averaged = isinstance(heads, str) and heads == "mean"
-        several = isinstance(kinds, Iterable) and not isinstance(kinds, str)
-        self._kinds = tuple(kinds) if several else (kinds,)
-        if not self._kinds or not all(kind in KINDS for kind in self._kinds):
+            self._kept_heads = list(check_indices("heads", heads, count - 1, "'mean' or 'each'"))
+        kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+        if not kinds or not all(kind in KINDS for kind in kinds):
             raise ValueError(f"kinds is {kinds!r}, but has to name some of {KINDS}.")
-        if rows not in ("conditional", "both"):
-            raise ValueError(f"rows is {rows!r}, but has to be 'conditional' or 'both'.")
-        self._maps = bool(maps)
+        check_one_of("rows", rows, ("conditional", "both"))
+        self._maps = maps
         self.pipe = pipe
         self.now: Now | None = None
-        self._ours = {
+        self.ours = {
             name: RecordingProcessor(name, processor, self)
-            for name, processor in self._inner.items()
-            if block_number(name) in blocks and PROCESSOR_NAME.fullmatch(name)[2] in self._kinds
+            for name, processor in inner.items()
+            if block_number(name) in blocks and PROCESSOR_NAME.fullmatch(name)[2] in kinds
         }
-        if not self._ours:
+        if not self.ours:
             raise ValueError(
-                f"kinds {self._kinds} in blocks {sorted(blocks)} are no layers of this transformer."
+                f"kinds {kinds} in blocks {sorted(blocks)} are no layers of this transformer."
             )
         self._scores_at = self._check_scores(scores)
         self._owners: Owners | None = None
@@ -147,20 +149,19 @@ class Recorder(Record):
         """(block, kind, step) of the raw scores that are kept."""
         if scores is None:
             return None
-        given = tuple(scores) if isinstance(scores, (tuple, list)) else ()
-        block, step, kind = (*given, "attn")[:3] if len(given) in (2, 3) else (None, None, None)
-        layers = {(ours.block, ours.kind) for ours in self._ours.values()}
-        sampled = type(step) is int and step >= 0 and (self._steps is None or step in self._steps)
-        if (block, kind) not in layers or not sampled:
-            raise ValueError(
-                f"scores is {scores!r}, but has to be (block, step) or (block, step, kind), among "
-                "the blocks, steps and kinds that are recorded."
-            )
-        return block, kind, step
+        layers = {(ours.block, ours.kind) for ours in self.ours.values()}
+        match tuple(scores) if isinstance(scores, Sequence) else ():
+            case (block, int(step), *rest) if (block, *(rest or ["attn"])) in layers:
+                if step >= 0 and (self._steps is None or step in self._steps):
+                    return block, rest[0] if rest else "attn", step
+        raise ValueError(
+            f"scores is {scores!r}, but has to be (block, step) or (block, step, kind), among the "
+            "blocks, steps and kinds that are recorded."
+        )
 
     @contextmanager
     def rows(self, owners: Sequence[int | None]) -> Iterator[None]:
-        """For calls of `pipe.transformer` outside `pipe(...)`: which layout each batch row follows.
+        """Say which layout each batch row follows, for calls of `pipe.transformer` outside `pipe`.
 
         As `dense.rows`, which it does not replace. ValueError for an unknown layout.
         """
@@ -171,56 +172,9 @@ class Recorder(Record):
         finally:
             self._owners = before
 
-    def estimate(
-        self,
-        steps: int | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        t5_length: int | None = None,
-        pictures: int | None = None,
-    ) -> int:
-        """The `nbytes` of a run before it runs; what is not given is the tier's, one per layout.
-
-        Passes of skip-layer guidance come on top. On the way it takes up to seven arrays of N x N
-        in float32 for some heads of one row: all heads as long as an array stays under 64 MB, else
-        one head, which is 78 MB each for 1024 x 1024 pixels, half a gigabyte together.
-        """
-        this, transformer = tier(self.pipe), self.pipe.transformer
-        scale = self.pipe.vae_scale_factor * transformer.config.patch_size
-        image = (height or this.height) // scale * ((width or this.width) // scale)
-        text = self.pipe.tokenizer_max_length + (t5_length or this.t5_length)
-        count = steps or this.steps
-        pictures = pictures or len(self.layouts)
-        recorded = count if self._steps is None else sum(step < count for step in self._steps)
-        groups, heads = len(self.groups[0]), len(self.heads)
-        phrases = self._columns.regions + self._columns.background
-        layer = 4 * heads * (2 * groups**2 + 4 * groups + 12)
-        joint = sum(ours.kind == "attn" for ours in self._ours.values())
-        layers = len(self._ours) * layer * (2 if self._columns.negative else 1)
-        maps = joint * heads * phrases * image * 2 * 2 if self._maps else 0
-        scores = 0
-        if self._scores_at is not None and self._scores_at[2] < count:
-            tokens = image + (text if self._scores_at[1] == "attn" else 0)
-            scores = 4 * transformer.config.num_attention_heads * tokens**2
-        return recorded * pictures * (layers + maps) + scores
-
-    # ----------------------------------------------------------------- in and out of the model
-    def install(self) -> None:
-        transformer = self.pipe.transformer
-        self._hook = transformer.register_forward_pre_hook(self._before_pass, with_kwargs=True)
-        # A full copy, because set_attn_processor empties the dict that it is given.
-        transformer.set_attn_processor({**self._inner, **self._ours})
-
-    def remove(self) -> None:
-        self.pipe.transformer.set_attn_processor(dict(self._inner))
-        if hasattr(self, "_hook"):
-            self._hook.remove()
-        self.now = None
-        self._places.clear()
-
     def verify(self) -> None:
-        """A record that lacks what was asked for: say it, or stop."""
-        missed = [ours.name for ours in self._ours.values() if ours.expected and not ours.recorded]
+        """Raise or warn if the record lacks something that was requested."""
+        missed = [ours.name for ours in self.ours.values() if ours.expected and not ours.recorded]
         if missed:
             raise RuntimeError(
                 f"{', '.join(missed)} ran unseen. Were processors exchanged, or projections fused, "
@@ -237,7 +191,7 @@ class Recorder(Record):
             )
 
     # -------------------------------------------------------------------------------- every pass
-    def _before_pass(self, transformer: Any, args: tuple, kwargs: dict) -> None:
+    def before_pass(self, transformer: Any, args: tuple, kwargs: dict) -> None:
         reading = read_pass(self.pipe, args, kwargs)
         self.now = None
         if self._steps is not None and reading.step.index not in self._steps:
@@ -252,8 +206,8 @@ class Recorder(Record):
                 f"{size}: use one record_attention for each size."
             )
         self._size = size
-        self.now = Now(reading, tuple(self._rows_of(reading, owners)))
-        for ours in self._ours.values():
+        self.now = Now(reading, list(self._rows_of(reading, owners)))
+        for ours in self.ours.values():
             ours.expected += ours.block not in (reading.skipped or ())
 
     def _rows_of(self, reading: Reading, owners: Owners) -> Iterator[Row]:
@@ -272,57 +226,51 @@ class Recorder(Record):
                 layout = owner if conditional else positive[picture % len(positive)]
                 places = self._places_of(layout, conditional, reading)
                 entry = Entry(
-                    run=run, step=step.index, sigma=step.sigma, block=0, kind="", picture=picture,
-                    layout=layout, conditional=conditional, skip=skip, values={},
-                )  # fmt: skip
+                    run, step.index, step.sigma, 0, "", picture, layout, conditional, skip, {}
+                )
                 yield Row(index, entry, places)
 
     @torch.no_grad()
-    def look(self, layer: RecordingProcessor, attn: Any, image: Tensor, text: Tensor | None):
+    def look(
+        self, layer: RecordingProcessor, attn: Any, image: Tensor, text: Tensor | None
+    ) -> None:
         """Pool one layer of the current pass, row by row and some heads at a time."""
         rows = self.now.rows
         index = torch.tensor([row.index for row in rows], device=image.device)
         query, key, _ = project(attn, image[index], text[index] if text is not None else None)
         with torch.autocast(image.device.type, enabled=False):
             for i, row in enumerate(rows):
-                self._look_at(row, layer, query[i], key[i])
+                self._look_at(row, layer, query[i], key[i])  # (H, N, D) each
 
     def _look_at(self, row: Row, layer: RecordingProcessor, query: Tensor, key: Tensor) -> None:
         """Make the entry of one row's queries and keys, `[H, N, D]`."""
-        joint = layer.kind == "attn"
+        joint, entry = layer.kind == "attn", row.entry
         places = row.places if joint else row.places.image_only()
         pooled = []
-        for heads, scores in scores_of(query, key, self._kept_heads):
-            weights = layer.weights(scores[None], row.index, heads)[0]
+        for heads, scores in scores_of(query, key, self._kept_heads):  # (h, N, N)
+            weights = layer.weights(scores[None], row.index, heads)[0]  # (h, N, N)
             found = pool(scores, weights, places)
-            if self._maps and joint and row.entry.conditional:
+            if self._maps and joint and entry.conditional:
                 found |= phrase_maps(weights, places, self.now.reading.grid)
             pooled.append(found)
-        values = self._kept(pooled)
-        self.entries.append(replace(row.entry, block=layer.block, kind=layer.kind, values=values))
-        here = (layer.block, layer.kind, row.entry.step) == self._scores_at
-        if here and self.scores is None and row.entry.conditional and not row.entry.skip:
-            every = scores_of(query, key, range(len(query)))
-            self.scores = torch.cat([scores.cpu() for _, scores in every])
-
-    def _kept(self, pooled: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """What is kept of some heads' values at a time: their mean, or all of them."""
-        kept = {}
+        values = {}
         for name in pooled[0]:
-            value = torch.cat([part[name] for part in pooled])
-            if self._averaged:
-                value = value.mean(dim=0, keepdim=True)
+            value = torch.cat([part[name] for part in pooled])  # (H, ...)
+            value = value.mean(dim=0, keepdim=True) if self._averaged else value  # (K, ...)
             dtype = torch.float16 if name in MAPS else torch.float32
-            kept[name] = value.to("cpu", dtype).contiguous()
-        return kept
+            values[name] = value.to("cpu", dtype).contiguous()
+        self.entries.append(replace(entry, block=layer.block, kind=layer.kind, values=values))
+        here = (layer.block, layer.kind, entry.step) == self._scores_at
+        if here and self.scores is None and entry.conditional and not entry.skip:
+            every = scores_of(query, key, range(len(query)))
+            self.scores = torch.cat([scores.cpu() for _, scores in every])  # (H, N, N)
 
     def _places_of(self, layout: int, conditional: bool, reading: Reading) -> Places:
         key = (layout, conditional, str(reading.device))
         if key not in self._places:
-            places = token_places(
-                self.pipe, self.layouts[layout], self._columns, reading.grid, reading.text,
-                conditional,
-            )  # fmt: skip
+            shape = (reading.grid, reading.text)
+            owner = self.layouts[layout]
+            places = token_places(self.pipe, owner, self._columns, *shape, conditional)
             if conditional:
                 if self.sizes is None:
                     self.sizes = torch.zeros(len(self.layouts), places.share.shape[1])
@@ -359,22 +307,24 @@ def record_attention(
     rows: "conditional", or "both" to record the rows of the negative prompt as well.
     maps: keep phrase maps.
     scores: (block, step) or (block, step, kind) whose raw scores `[H, N, N]` are kept, of the first
-        conditional row. That may be much: see `record.estimate`.
+        conditional row: 1.9 GB for SD 3.5 medium at 1024 x 1024 pixels.
 
     Kept for each (step, layer, row): the few numbers that `Record` lists, and two maps for each
-    phrase; never an N x N array. `record.estimate(...)` says beforehand what `record.nbytes` will
-    be. On leaving, also by an error, the transformer is as it was before.
+    phrase; never an N x N array, unless `scores` asks for one. While it records, it needs up to
+    seven N x N arrays in float32: of all heads as long as one array stays under 64 MB, else of one
+    head, half a gigabyte together at 1024 x 1024 pixels. On leaving, also by an error, the
+    transformer is as it was before.
 
     Raises ValueError for settings that do not fit the model, and for fused or foreign attention
     processors; RuntimeError when nested in itself. Taught in notebook 02.
     """
     layouts = check_layouts(layout)
     record = Recorder(pipe, layouts, steps, blocks, heads, kinds, rows, maps, scores)
-    try:
-        record.install()
-        yield record
-    finally:
-        record.remove()
+    with exchanged(pipe.transformer, record.ours, record.before_pass):
+        try:
+            yield record
+        finally:
+            record.now = None
     record.verify()
 
 
@@ -402,14 +352,3 @@ def recordable_processors(transformer: Any) -> dict[str, Any]:
                 "dense_attention. Unload adapters that replace them."
             )
     return processors
-
-
-def whole_numbers(name: str, values: Any, last: int | None = None, also: str = "None") -> list[int]:
-    """`values` sorted, each once; ValueError unless they are numbers from 0 (to `last`)."""
-    numbers = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else []
-    if not numbers or not all(
-        is_whole(number) and 0 <= number <= (number if last is None else last) for number in numbers
-    ):
-        limit = "from 0" if last is None else f"from 0 to {last}"
-        raise ValueError(f"{name} is {values!r}, but has to list numbers {limit}, or be {also}.")
-    return sorted(set(map(int, numbers)))

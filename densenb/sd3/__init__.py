@@ -1,9 +1,9 @@
-"""Where the method meets Stable Diffusion 3.5.
+"""The method inside Stable Diffusion 3.5.
 
-Start with `dense_attention.py`. A pass of the transformer is read in `forward_pass.py`, edited by
-the attention processors of `processors.py`, and told where every token belongs by
-`token_regions.py` and `spans.py`. `prompts.py` makes the arguments of the pipeline's call, `preview.py` shows all this
-before any sampling.
+Start with `dense_attention.py`. `forward_pass.py` reads a pass of the transformer, the attention
+processors of `processors.py` edit it, and `token_regions.py` and `spans.py` find the region of
+every token. `prompts.py` builds the arguments of the pipeline's call, and `preview.py` shows all
+this before any sampling.
 """
 
 from densenb.sd3.dense_attention import dense_attention
@@ -14,13 +14,6 @@ from densenb.sd3.spans import find_spans, token_ids
 from densenb.sd3.token_regions import text_regions
 
 __all__ = [
-    "call_inputs",
-    "dense_attention",
-    "encode",
-    "find_spans",
-    "preview",
-    "project",
-    "substitute",
-    "text_regions",
-    "token_ids",
-]
+    "call_inputs", "dense_attention", "encode", "find_spans", "preview", "project", "substitute",
+    "text_regions", "token_ids",
+]  # fmt: skip

@@ -1,9 +1,9 @@
-"""The modulation inside Stable Diffusion 3.5: a processor for joint attention, and its context.
+"""`dense_attention`: the modulation inside Stable Diffusion 3.5, as a context manager.
 
-`dense_attention` exchanges the transformer's attention processors for the time of a `with` block. A
-hook on the transformer tells them, pass by pass, the step, which rows of the batch follow which
-layout, and where every token belongs. Only those rows, and only in the steps that the rule edits,
-leave the stock path. Taught in notebooks 02 to 05.
+It replaces the transformer's attention processors inside a `with` block. Before every pass, a hook
+on the transformer finds the step, the layout of each batch row, and the region of every token. Only
+rows with a layout leave the stock path, and only in the steps that the rule edits. Taught in
+notebooks 02 to 05.
 """
 
 from __future__ import annotations
@@ -22,14 +22,7 @@ from densenb.layout.layout import Layout, check_layouts
 from densenb.modulation.dense_config import DenseConfig
 from densenb.modulation.plan import Step
 from densenb.modulation.rule import Rule
-from densenb.sd3.forward_pass import (
-    ARGUMENTS,
-    Owners,
-    check_owners,
-    find_step,
-    read_pass,
-    row_owners,
-)
+from densenb.sd3 import forward_pass
 from densenb.sd3.processors import (
     DenseJointAttnProcessor,
     Pass,
@@ -41,16 +34,17 @@ from densenb.sd3.processors import (
 from densenb.sd3.prompts import call_inputs, encode, negative_layouts
 from densenb.sd3.token_regions import Plans
 
-MANY_TOKENS = 1024  # from here on, one layer's explicit scores are tens of MB, and slow on a CPU
+MANY_TOKENS = 1024  # above this, the scores of one layer take tens of MB and are slow on a CPU
 
 
 class Dense:
     """What `dense_attention` yields.
 
-    inputs: the arguments for `pipe(**inputs)`: prompt (or its embeddings), size, steps, guidance.
-    negatives: by what number `rows` names the negative layout of each layout; None if it has none.
-    patched: how many attention layers are patched, e.g. "6 joint + 3 image-only".
-    backend: "explicit" or "fused": what computes the edited attention; "auto" has chosen by now.
+    Attributes:
+        inputs: The arguments for `pipe(**inputs)`: prompt (or embeddings), size, steps, guidance.
+        negatives: The number of each layout's negative layout in `rows`; None if it has none.
+        patched: How many attention layers are patched, e.g. "6 joint + 3 image-only".
+        backend: What computes the edited attention, "explicit" or "fused" ("auto" is resolved).
     """
 
     def __init__(
@@ -66,7 +60,7 @@ class Dense:
         self.rule = rule
         self.inputs = inputs
         self.now: Pass | None = None
-        self._owners: Owners | None = None
+        self._owners: forward_pass.Owners | None = None
         number = count(len(layouts))
         self.negatives = tuple(None if each is None else next(number) for each in negatives)
         against = [each for each in negatives if each is not None]
@@ -83,7 +77,7 @@ class Dense:
         image_only = sum(".attn2." in name for name in self.processors)
         self.patched = f"{len(self.processors) - image_only} joint + {image_only} image-only"
 
-        # Whatever is wrong with the layout comes to light here, not in the middle of sampling.
+        # A layout that does not fit the model raises here, not in the middle of sampling.
         height, width = inputs["height"], inputs["width"]
         grid = token_grid(pipe, height, width)
         length = pipe.tokenizer_max_length + inputs["max_sequence_length"]
@@ -106,12 +100,18 @@ class Dense:
 
     @contextmanager
     def rows(self, owners: Sequence[int | None]) -> Iterator[None]:
-        """For calls of `pipe.transformer` outside `pipe(...)`: which layout each batch row follows.
+        """Set the layout of each batch row, for calls of `pipe.transformer` outside `pipe(...)`.
 
-        `with dense.rows([None, 0]):` leaves row 0 alone and edits row 1 by layout 0. The
-        timestep has to be one of `pipe.scheduler.timesteps`. ValueError for an unknown layout.
+        `with dense.rows([None, 0]):` leaves row 0 alone and edits row 1 by layout 0. The timestep
+        must be one of `pipe.scheduler.timesteps`.
+
+        Args:
+            owners: The number of a layout for each row, or None.
+
+        Raises:
+            ValueError: For an unknown layout.
         """
-        check_owners(owners, self._steered)
+        forward_pass.check_owners(owners, self._steered)
         before, self._owners = self._owners, tuple(owners)
         try:
             yield
@@ -119,14 +119,14 @@ class Dense:
             self._owners = before
 
     def verify(self) -> None:
-        """Regions that silently do nothing are the worst failure: say it, or stop."""
+        """Raise or warn if the layout had no effect: it must never fail silently."""
         skipped = [
             ours.name for ours in self.processors.values() if ours.expected and not ours.edited
         ]
         if skipped:
             raise RuntimeError(
                 f"the layout had no effect in {', '.join(skipped)}: these attention layers were "
-                "never reached. Were processors exchanged, or projections fused, inside "
+                "never reached. Were processors replaced, or projections fused, inside "
                 "dense_attention? Do that after it."
             )
         effective = self.rule.active(Step(0, 1, 1.0), joint=True)
@@ -145,8 +145,9 @@ class Dense:
 
     # ------------------------------------------------------------------------------ every pass
     def before_pass(self, transformer: Any, args: tuple, kwargs: dict) -> tuple | None:
-        reading = read_pass(self.pipe, args, kwargs)
-        owners = row_owners(
+        """The transformer's pre-hook: set up `now`, and edit the text tokens if the rule does."""
+        reading = forward_pass.read_pass(self.pipe, args, kwargs)
+        owners = forward_pass.row_owners(
             self.pipe, reading, len(self.layouts), self._owners, "dense", self.negatives
         )
         rows = [row for row, owner in enumerate(owners) if owner is not None]
@@ -170,21 +171,22 @@ class Dense:
         edits = bool(rows) and overrides(self.rule, "edit_text")
         if not against and not edits:
             return None
-        given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
-        text = given["encoder_hidden_states"].clone()
+        given = dict(zip(forward_pass.ARGUMENTS, args, strict=False)) | kwargs
+        text = given["encoder_hidden_states"].clone()  # (B, L, C)
         for i in against:
-            words = (plan.member[i, plan.image :, :-1] > 0).any(dim=-1)
-            told = self._negative_text[owners[rows[i]] - len(self.layouts)].to(text)
-            text[rows[i], words] = told[words]
+            words = (plan.member[i, plan.image :, :-1] > 0).any(dim=-1)  # (L,)
+            alone = self._negative_text[owners[rows[i]] - len(self.layouts)].to(text)  # (L, C)
+            text[rows[i], words] = alone[words]
         if edits:
             text[self.now.rows] = self.rule.edit_text(text[self.now.rows], plan, reading.step)
-        return args[len(ARGUMENTS) :], given | {"encoder_hidden_states": text}
+        return args[len(forward_pass.ARGUMENTS) :], given | {"encoder_hidden_states": text}
 
     def _after_step(self, pipe: Any, index: int, timestep: Tensor, state: dict) -> dict:
-        """What diffusers calls after each step of a rule that edits latents; then the caller's."""
+        """The callback after each step for rules that edit latents, then the caller's own."""
         latents = state["latents"]
         inside = self._inside.repeat_interleave(len(latents) // len(self._inside), dim=0)
-        step, noise = find_step(timestep, pipe.scheduler), torch.Generator().manual_seed(index)
+        step = forward_pass.find_step(timestep, pipe.scheduler)
+        noise = torch.Generator().manual_seed(index)
         edited = self.rule.after_step(latents, inside.to(latents.device), step, noise)
         state = {**state, "latents": edited}
         if self._callback is not None:
@@ -194,7 +196,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Stock:
-    """What `dense_attention` yields without a rule: the arguments for the stock `pipe(**inputs)`."""
+    """What `dense_attention` yields without a rule: arguments for the stock `pipe(**inputs)`."""
 
     inputs: dict[str, Any]
     patched: str = "nothing (stock)"
@@ -208,19 +210,30 @@ def dense_attention(
     config: Rule | None = DenseConfig(),  # noqa: B008 (frozen)
     **call_kwargs: Any,
 ) -> Iterator[Dense | Stock]:
-    """Let a layout, or one layout per prompt, steer `pipe` inside the `with` block.
+    """Let a layout control `pipe` inside the `with` block.
 
         with dense_attention(pipe, layout) as dense:
             images = pipe(**dense.inputs, generator=generators(1)).images
 
-    `config` is a `DenseConfig` or another `Rule`, such as `HardMask()`; None is the stock pipeline
-    with the same inputs. `call_kwargs` are
-    more arguments for the pipeline's call; they go into `dense.inputs` over the tier's values. On
-    leaving, also by an error, the transformer is as it was before.
+    On exit, even after an error, the transformer is as it was before.
 
-    Raises ValueError, before any sampling, for a layout or a setting that does not fit the model,
-    and for fused or foreign attention processors; RuntimeError when nested on one transformer, and
-    on leaving when attention layers that were to be edited were never reached.
+    Args:
+        pipe: The pipeline of `densenb.load`, or another Stable Diffusion 3.5 pipeline.
+        layout: One layout, or a list with one layout per prompt.
+        config: A `DenseConfig` or another `Rule`, such as `HardMask()`. None is the stock pipeline
+            with the same inputs.
+        **call_kwargs: More arguments for the pipeline's call. In `dense.inputs`, they override the
+            tier's values.
+
+    Yields:
+        An object whose `inputs` are the arguments for the pipeline's call. `patched` and `backend`
+        describe the edit, and `rows` is for calls of the transformer outside of the pipeline.
+
+    Raises:
+        ValueError: Before any sampling, for a layout or a setting that does not fit the model, and
+            for fused or foreign attention processors.
+        RuntimeError: If nested on one transformer, and on exit if attention layers that should have
+            been edited were never reached.
     """
     if config is not None and not isinstance(config, Rule):
         raise ValueError(
@@ -258,12 +271,13 @@ def check_choice(rule: Rule, transformer: Any) -> None:
 
 
 def token_grid(pipe: Any, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of image tokens; ValueError for a picture, in pixels, that leaves a rest."""
+    """Rows and columns of image tokens; ValueError if the picture (in pixels) does not divide."""
     scale = pipe.vae_scale_factor * pipe.transformer.config.patch_size
     if height % scale or width % scale:
+        up, across = (-(-side // scale) * scale for side in (height, width))
         raise ValueError(
             f"the picture is {height} x {width} pixels, but both have to be multiples of {scale}: "
-            f"give e.g. height={round_up(height, scale)}, width={round_up(width, scale)}."
+            f"give e.g. height={up}, width={across}."
         )
     return height // scale, width // scale
 
@@ -271,30 +285,25 @@ def token_grid(pipe: Any, height: int, width: int) -> tuple[int, int]:
 def chosen_backend(rule: Rule, tokens: int) -> str:
     """The backend of a rule; "auto" becomes "fused" where scores would be large.
 
-    Short sequences keep them, on a GPU too: a batch is then edited all at once, while the fused
-    backend takes its layouts one after the other.
+    Short sequences use "explicit" even on a GPU: it edits a batch all at once, while the fused
+    backend processes one layout after another.
     """
     if not isinstance(rule, DenseConfig):
-        return "explicit"  # other rules are defined by their scores
+        return "explicit"  # other rules need the scores
     if rule.backend == "auto":
         return "fused" if tokens > MANY_TOKENS else "explicit"
     return rule.backend
 
 
 def overrides(rule: Rule, method: str) -> bool:
-    """Whether a rule has its own version of a method that `Rule` leaves empty."""
+    """Whether a rule overrides a method that does nothing in `Rule`."""
     return getattr(type(rule), method) is not getattr(Rule, method)
 
 
 def taken(rows: list[int], device: torch.device) -> slice | Tensor | None:
-    """An index of some batch rows: a slice, which copies nothing, if they are one stretch."""
+    """An index of some batch rows: a slice, which copies nothing, if they are contiguous."""
     if not rows:
         return None
     if rows == list(range(rows[0], rows[-1] + 1)):
         return slice(rows[0], rows[-1] + 1)
     return torch.tensor(rows, device=device)
-
-
-def round_up(value: int, multiple: int) -> int:
-    """The next multiple of `multiple`, at least `value`."""
-    return -(-value // multiple) * multiple

@@ -1,6 +1,6 @@
-"""What one call of the transformer is: its step and sizes, and which layout each row follows.
+"""One call of the transformer: its step, its sizes, and the layout of each batch row.
 
-All of it is read from what the call is given and from the pipeline's guidance, never counted.
+All of this comes from the call's arguments and the pipeline's guidance. Calls are never counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from densenb.modulation.plan import Step
 ARGUMENTS = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
 
 Owners = tuple[int | None, ...]
-"""The layout that each batch row follows; None for rows that follow none."""
+"""The layout of each batch row; None for rows without one."""
 
 
 class Reading(NamedTuple):
@@ -34,10 +34,10 @@ class Reading(NamedTuple):
 
 
 def read_pass(pipe: Any, args: tuple, kwargs: dict) -> Reading:
-    """What `pipe.transformer(*args, **kwargs)` is about to do.
+    """The step and sizes of a call `pipe.transformer(*args, **kwargs)`.
 
-    ValueError for timesteps that differ by row, or are none of the scheduler's, and for fewer texts
-    than latents.
+    ValueError for timesteps that differ between rows or are not in the schedule, and for fewer
+    texts than latents.
     """
     given = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
     latents, skipped = given["hidden_states"], given.get("skip_layers")
@@ -45,7 +45,7 @@ def read_pass(pipe: Any, args: tuple, kwargs: dict) -> Reading:
     if texts != latents.shape[0]:
         raise ValueError(
             f"the transformer got latents in {latents.shape[0]} rows, but texts in {texts}: "
-            "diffusers does not repeat embeddings for num_images_per_prompt. Give that to "
+            "diffusers does not repeat embeddings for num_images_per_prompt. Pass that to "
             "dense_attention(...), which does."
         )
     patch = pipe.transformer.config.patch_size
@@ -67,11 +67,11 @@ def row_owners(
     context: str,
     negatives: Owners = (),
 ) -> Owners:
-    """The layout (0 to `layouts` - 1) of every row: as `named`, or as the pipeline's guidance says.
+    """The layout (0 to `layouts` - 1) of every row: `named`, or derived from the guidance.
 
-    A guided batch is [negative, positive]; a skip-layer pass is positive only. Negative rows follow
-    no layout, or that of `negatives`, one for each layout. ValueError, with the name of the
-    `context` ("dense", "record") whose `rows` mends it, for rows that fit no layout.
+    A guided batch is [negative, positive]; a skip-layer pass is positive only. Negative rows have
+    no layout, or the one in `negatives` (one for each layout). ValueError if the rows do not divide
+    among the layouts; the message suggests `rows` of the `context` ("dense" or "record").
     """
     batch = reading.batch
     if named is not None:
@@ -82,8 +82,8 @@ def row_owners(
         return named
     if getattr(pipe, "_guidance_scale", None) is None:
         raise ValueError(
-            "the transformer was called outside pipe(...), which leaves open what its rows are: "
-            f"say so, e.g. `with {context}.rows([None, 0]):` for negative and positive."
+            "the transformer was called outside pipe(...), so the layout of its rows is unknown: "
+            f"name it, e.g. `with {context}.rows([None, 0]):` for negative and positive."
         )
     guided = pipe.do_classifier_free_guidance and reading.skipped is None
     negative = batch // 2 if guided else 0
@@ -101,7 +101,7 @@ def row_owners(
 
 
 def check_owners(owners: Owners, layouts: int) -> None:
-    """ValueError for a row that is to follow an unknown layout."""
+    """ValueError for a row with an unknown layout."""
     for owner in owners:
         if owner is not None and owner not in range(layouts):
             raise ValueError(
@@ -110,14 +110,16 @@ def check_owners(owners: Owners, layouts: int) -> None:
             )
 
 
-SAME_TIMESTEP = 5.0  # of 1000: bfloat16 rounds a timestep by up to 2, samplers step further than 5
+SAME_TIMESTEP = (
+    5.0  # of 1000: bfloat16 rounds a timestep by up to 2, and samplers take steps above 5
+)
 
 
 _fetched = WeakTensorKeyDictionary()  # schedule -> its timesteps as numbers
 
 
 def find_step(timestep: Tensor, scheduler: Any) -> Step:
-    """The step of a pass, by its timestep's position in the schedule; ValueError if it has none."""
+    """The step of a pass: its timestep's position in the schedule; ValueError if it has none."""
     schedule, total = scheduler.timesteps, scheduler.config.num_train_timesteps
     if schedule not in _fetched:
         _fetched[schedule] = schedule.tolist()
@@ -132,16 +134,17 @@ def find_step(timestep: Tensor, scheduler: Any) -> Step:
     index = gaps.index(min(gaps))
     if gaps[index] > SAME_TIMESTEP:
         raise ValueError(
-            f"timestep {values[0]:g} is none of the scheduler's {len(gaps)}: call "
+            f"timestep {values[0]:g} is not among the scheduler's {len(gaps)}: call "
             "pipe.scheduler.set_timesteps(steps) and take the timesteps from it."
         )
     return Step(index, len(known), values[0] / total)
 
 
 def place_in(schedule: Tensor, timestep: Tensor) -> int | None:
-    """Which element of the schedule `timestep` is a view of, as pipelines pass it; None if of none.
+    """The index of the schedule's element that `timestep` is a view of; None if it is not a view.
 
-    Nothing is read: to copy a number from a GPU is to wait until it has done all its work.
+    Pipelines pass such views. No value is read: copying a number from a GPU waits for all of its
+    pending work.
     """
     theirs, ours = (x.untyped_storage().data_ptr() for x in (schedule, timestep))
     if theirs != ours or schedule.stride() != (1,) or any(timestep.stride()):

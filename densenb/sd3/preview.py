@@ -1,4 +1,4 @@
-"""What a layout will mean to the model, before any sampling: tokens, spans, warnings, as text."""
+"""`preview`: the tokens, spans and warnings of a layout as text, before any sampling."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class RegionPreview:
 
 @dataclass(frozen=True)
 class Preview:
-    """A layout as the model will see it; `print` it for a table."""
+    """A layout as the model sees it; `print` it for a table."""
 
     text: str
     height: int  # pixels
     width: int
     regions: tuple[RegionPreview, ...]  # the last is the background
     warnings: tuple[str, ...]
-    negative: str | None = None  # the regions' negatives, each for its own region
+    negative: str | None = None  # the text of the regions' negatives
 
     def __str__(self) -> str:
         rows, columns = self.height // TOKEN_PIXELS, self.width // TOKEN_PIXELS
@@ -59,13 +59,26 @@ def preview(
     width: int | None = None,
     t5_length: int | None = None,
 ) -> Preview:
-    """Masks on the token grid, the tokens of every phrase, and all warnings, before any sampling.
+    """Show masks on the token grid, the tokens of each phrase, and all warnings, before sampling.
 
-    Sizes that are not given are those of the model's tier. Raises what sampling would raise: a
-    phrase without tokens, or cut off in both encoders. Taught in notebook 00.
+    Taught in notebook 00.
+
+    Args:
+        layout: The layout.
+        pipe: The pipeline; only its tokenizers are used, and its tier for sizes.
+        height: Of the picture, in pixels; by default that of the model's tier.
+        width: Likewise.
+        t5_length: Length of the T5 sequence in tokens; by default that of the model's tier.
+
+    Returns:
+        A `Preview`; `print` it for a table.
+
+    Raises:
+        ValueError: As sampling would, for a phrase that has no tokens or is cut off in both
+            encoders.
     """
     if height is None or width is None or t5_length is None:
-        from densenb.models.tiers import tier  # imports diffusers: only when it is needed
+        from densenb.models.tiers import tier  # imports diffusers, so only when needed
 
         default = tier(pipe)
         height, width = height or default.height, width or default.width
@@ -77,9 +90,9 @@ def preview(
         negative = layout.negative()
         if negative is not None:
             layout_spans(pipe, negative, t5_length)
-    # A busy kernel's own deprecations are caught, too, and say nothing of the layout.
-    heard = [warning for warning in caught if issubclass(warning.category, UserWarning)]
-    notes = list(dict.fromkeys(str(warning.message) for warning in heard))
+    # Deprecation warnings of the notebook kernel are caught, too; they do not concern the layout.
+    ours = [warning for warning in caught if issubclass(warning.category, UserWarning)]
+    notes = list(dict.fromkeys(str(warning.message) for warning in ours))
     if layout.text != layout.caption:
         notes.insert(0, f"the caption lacks some phrases; appended: {layout.text!r}")
     words = [set(span.clip) | {("t5", i) for i in span.t5} for span in spans]
@@ -89,7 +102,7 @@ def preview(
                 notes.append(
                     f"{layout.phrases[j]!r} and {phrase!r} share words: both regions get them"
                 )
-    pixels = layout.pixel_masks(height, width)
+    pixels = layout.pixel_masks(height, width)  # (R, height, width)
     grids = [*masks, ~masks.any(dim=0)]
     areas = [*pixels.mean(dim=(1, 2)).tolist(), (1 - pixels.amax(dim=0)).mean().item()]
     names = [*(region.phrase for region in layout.regions), layout.background]

@@ -1,4 +1,4 @@
-"""Attention processors: what one layer does while a layout is in force."""
+"""Attention processors: one layer's attention while a layout is active."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PROCESSOR_NAME = re.compile(r"transformer_blocks\.(\d+)\.(attn2?)\.processor")
 def project(attn: Any, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value of the joint sequence [image, text], each `[B, H, N, D]`.
 
-    Step by step what diffusers' `JointAttnProcessor2_0` does: separate projections for image and
+    The same steps as in diffusers' `JointAttnProcessor2_0`: separate projections for image and
     text, RMS norm of queries and keys per head, then concatenation. image `[B, P, C]`, text
     `[B, L, C]`, or None in image-only attention.
     """
 
     def heads(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B, N, H * D) -> (B, H, N, D)
 
     def norm(layer: Any, x: Tensor) -> Tensor:
         return x if layer is None else layer(x)
@@ -46,10 +46,10 @@ def project(attn: Any, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tens
 
 @dataclass(frozen=True)
 class Pass:
-    """One call of the transformer, as its attention layers need to know it.
+    """One call of the transformer, as its attention layers need it.
 
     numbers: the M batch rows that follow a layout; `plan` and `image_plan` have these M rows.
-    rows, others: how to take these, and all others, out of the batch; None where there are none.
+    rows, others: the index of these rows, and of all others, in the batch; None if there are none.
     """
 
     step: Step
@@ -61,16 +61,16 @@ class Pass:
 
 
 class DenseJointAttnProcessor:
-    """One attention layer's processor: the rule where it is active, elsewhere the stock one."""
+    """One attention layer's processor: the rule if it is active, else the stock processor."""
 
     def __init__(self, name: str, stock: JointAttnProcessor2_0, session: Any) -> None:
         self.name = name
         self.stock = stock
         self.session = session
-        self.expected = 0  # passes that were to be edited here
+        self.expected = 0  # passes that should be edited here
         self.edited = 0
 
-    # diffusers passes on only those arguments that are named here, so the signature is the stock's.
+    # diffusers only passes arguments that are named here, so this is the stock signature.
     def __call__(
         self,
         attn: Any,
@@ -88,19 +88,19 @@ class DenseJointAttnProcessor:
             )
         self.edited += 1
         query, key, value = project(attn, hidden_states, encoder_hidden_states)
-        attended = self.attend(query, key, value, plan)
-        attended = attended.transpose(1, 2).flatten(2).to(query.dtype)
+        attended = self.attend(query, key, value, plan)  # (B, H, N, D)
+        attended = attended.transpose(1, 2).flatten(2).to(query.dtype)  # (B, N, H * D)
 
-        image, text = attended.tensor_split([hidden_states.shape[1]], dim=1)
+        image, text = attended.tensor_split([hidden_states.shape[1]], dim=1)  # (B, P, .), (B, L, .)
         image = attn.to_out[1](attn.to_out[0](image))
         if not joint:
             return image
         return image, text if attn.context_pre_only else attn.to_add_out(text)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, plan: Plan) -> Tensor:
-        """Attention of a whole batch, `[B, H, N, D]`: only its rows that follow a layout pay."""
+        """Attention of a batch, `[B, H, N, D]`; rows without a layout stay on the stock path."""
         rule, now = self.session.rule, self.session.now
-        # in the order of its later use, so that joining the heads copies nothing
+        # In memory `[B, N, H, D]`, so that joining the heads copies nothing.
         attended = torch.empty_like(value.transpose(1, 2), memory_format=torch.contiguous_format)
         attended = attended.transpose(1, 2)
         if now.others is not None:
@@ -117,16 +117,16 @@ class DenseJointAttnProcessor:
         return attended
 
     def plan(self, joint: bool) -> Plan | None:
-        """What the current pass follows in this layer; None where it is stock."""
+        """The plan of the current pass in this layer; None if the layer is stock."""
         rule, now = self.session.rule, self.session.now
         if now is None or now.rows is None or not rule.active(now.step, joint):
             return None
         return now.plan if joint else now.image_plan
 
     def weights(self, scores: Tensor, row: int, heads: Sequence[int], joint: bool) -> Tensor:
-        """The probabilities that this layer now makes of a batch row's scores, both `[1, h, N, N]`.
+        """This layer's current attention weights for a batch row's scores, both `[1, h, N, N]`.
 
-        heads: the numbers of the h heads. Where the rule leaves the row alone: the stock softmax.
+        heads: the numbers of the h heads. The stock softmax where the rule leaves the row alone.
         """
         plan = self.plan(joint)
         edited = [] if plan is None else self.session.now.numbers
@@ -146,9 +146,9 @@ class DenseJointAttnProcessor:
 def exchanged(
     transformer: Any, processors: Mapping[str, Any], before_pass: Callable[..., Any]
 ) -> Iterator[None]:
-    """Inside, the transformer has these processors in place of its own, and a hook on every pass.
+    """Inside, the transformer has these processors instead of its own, and a hook on every pass.
 
-    On leaving, also by an error, it is as it was before.
+    On exit, even after an error, it is as it was before.
     """
     stock = dict(transformer.attn_processors)
     hook = transformer.register_forward_pre_hook(before_pass, with_kwargs=True)
@@ -189,9 +189,9 @@ def stock_processors(transformer: Any) -> dict[str, JointAttnProcessor2_0]:
 
 
 def refuse_nesting(transformer: Any) -> None:
-    """RuntimeError when `dense_attention` is active on the transformer."""
+    """RuntimeError if `dense_attention` is active on the transformer."""
     processors = transformer.attn_processors.values()
-    inner = (getattr(each, "inner", each) for each in processors)  # of one that records
+    inner = (getattr(each, "inner", each) for each in processors)  # unwraps RecordingProcessor
     if any(isinstance(each, DenseJointAttnProcessor) for each in inner):
         raise RuntimeError(
             "dense_attention is already active on this transformer and cannot be nested: "

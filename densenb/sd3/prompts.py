@@ -1,4 +1,4 @@
-"""What the pipeline is called with: the text of a layout, its embeddings, and the negative text."""
+"""The arguments of the pipeline's call: a layout's text, its embeddings, and the negative text."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def encode(
     first_match_only: bool = False,
     pooled: str = "caption",
 ) -> dict[str, Tensor]:
-    """The text inputs of `pipe(...)` for a batch of layouts, each distinct text encoded once.
+    """The text inputs of `pipe(...)` for a batch of layouts; each distinct text is encoded once.
 
-    Returns `prompt_embeds [B, L, D]`, `pooled_prompt_embeds [B, P]` and their negatives, of the
-    empty text. With `phrases_alone` the tokens of a phrase are replaced by those of the phrase
-    encoded by itself (`substitute`), in both encoders: words of one region then know nothing of the
-    others. `pooled` is the pooled text: the "caption"'s, or the mean of the "phrases", the
-    background's included.
+    Returns `prompt_embeds [B, L, D]`, `pooled_prompt_embeds [B, P]` and their negatives, those of
+    the empty text. With `phrases_alone`, the tokens of each phrase are replaced in both encoders by
+    those of the phrase encoded alone (`substitute`), so that the words of one region have no
+    information about the others. `pooled` is the pooled text: that of the "caption", or the mean
+    over the "phrases", including the background's.
     """
     layouts = [layouts] if isinstance(layouts, Layout) else list(layouts)
     if not isinstance(pipe, FrugalPipeline) and None in (pipe.text_encoder, pipe.text_encoder_2):
@@ -43,7 +43,7 @@ def encode(
     ]
     alone = [phrase for pairs in phrases for phrase, _ in pairs]
     texts = list(dict.fromkeys([*(layout.text for layout in layouts), "", *alone]))
-    tokens, _, pools, _ = pipe.encode_prompt(
+    tokens, _, pools, _ = pipe.encode_prompt(  # (texts, L, D), (texts, P)
         prompt=texts,
         prompt_2=None,
         prompt_3=None,
@@ -64,7 +64,7 @@ def encode(
                 to, from_ = getattr(spans, name), getattr(source, name)
                 if len(to) > len(from_):
                     warnings.warn(
-                        f"{phrase!r} shares a token with its neighbours in {name}: its tokens there"
+                        f"{phrase!r} shares a token with its neighbors in {name}: its tokens there"
                         " stay as encoded in the caption. Put spaces around it.",
                         stacklevel=2,
                     )
@@ -81,12 +81,12 @@ def encode(
 
 
 def substitute(caption: Tensor, phrase: Tensor, to: Sequence[int], source: Sequence[int]) -> Tensor:
-    """The tokens of a phrase encoded alone, put into a caption where the phrase stands.
+    """Replace a phrase's tokens in a caption by those of the phrase encoded alone.
 
     E_caption[j : j + n] = E_phrase[i : i + n] (DenseDiffusion, Kim et al. 2023), both `[L, D]`, of
-    one encoder. `to` are the phrase's positions in the caption, of which the last may be cut off;
-    `source` those when it stands alone, from 1 on in CLIP, after BOS, and from 0 on in T5. Taught
-    in notebook 06.
+    one encoder. `to` are the phrase's positions in the caption, where the last may be cut off.
+    `source` are its positions when alone: from 1 on in CLIP (after BOS), from 0 on in T5. Taught in
+    notebook 06.
     """
     replaced = caption.clone()
     replaced[list(to)] = phrase[list(source)[: len(to)]]
@@ -101,15 +101,15 @@ def call_inputs(
 ) -> dict[str, Any]:
     """The arguments for `pipe(**inputs)`: the layout's text, the tier's values, then `call_kwargs`.
 
-    One layout gives one prompt, a list of layouts a list. A rule with `encode_phrases_alone` or
-    `pooled="phrases"` gives embeddings instead, one for each of `num_images_per_prompt`, because
-    diffusers repeats prompts, but not embeddings. Raises ValueError for `call_kwargs` that would
-    exchange the text.
+    One layout gives one prompt, and a list of layouts gives a list. A rule with
+    `encode_phrases_alone` or `pooled="phrases"` gives embeddings instead, repeated
+    `num_images_per_prompt` times, because diffusers repeats prompts but not embeddings. ValueError
+    for `call_kwargs` that would replace the text.
     """
     for name in TEXT_ARGUMENTS:
         if name in call_kwargs:
             raise ValueError(
-                f"{name} is given by the layout, whose phrases are found in its text: change the "
+                f"{name} comes from the layout, whose phrases must be in its text: change the "
                 "layout's caption instead."
             )
     this = tier(pipe)
@@ -133,7 +133,7 @@ def call_inputs(
         first_match_only=rule.phrase_match == "first",
         pooled=rule.pooled,
     )
-    if "negative_prompt" in inputs:  # the caller's own: the pipeline encodes it
+    if "negative_prompt" in inputs:  # the caller's, which the pipeline encodes
         del embeddings["negative_prompt_embeds"], embeddings["negative_pooled_prompt_embeds"]
     images = inputs.pop("num_images_per_prompt", None) or 1
     if isinstance(inputs.get("negative_prompt"), list):
@@ -142,17 +142,17 @@ def call_inputs(
 
 
 def negative_layouts(layouts: Sequence[Layout], inputs: dict) -> list[Layout | None]:
-    """What the negative rows of each layout follow, for the pipeline's `inputs`; None: nothing.
+    """The layout of each layout's negative rows, for the pipeline's `inputs`; None if it has none.
 
-    Their phrases come after the `negative_prompt`. ValueError for other negative texts, whose
-    words they could fall on; a warning without guidance, where there are no negative rows.
+    Their phrases come after the `negative_prompt`. ValueError for other negative texts, whose words
+    they could overwrite. A warning without guidance, because there are no negative rows then.
     """
     prompt = inputs.get("negative_prompt") or ""
     prompts = [prompt] * len(layouts) if isinstance(prompt, str) else list(prompt)
     if len(prompts) != len(layouts):
         raise ValueError(
-            f"there are {len(prompts)} negative prompts for {len(layouts)} layouts: give one, or as"
-            " many."
+            f"there are {len(prompts)} negative prompts for {len(layouts)} layouts: give one, or"
+            " one for each layout."
         )
     negatives = [each.negative(text) for each, text in zip(layouts, prompts, strict=True)]
     if not any(negatives):
@@ -160,8 +160,8 @@ def negative_layouts(layouts: Sequence[Layout], inputs: dict) -> list[Layout | N
     for name in ("negative_prompt_2", "negative_prompt_3", "negative_prompt_embeds"):
         if inputs.get(name) is not None:
             raise ValueError(
-                f"{name} may have other words where those of the regions' negatives go: use "
-                "negative_prompt, which they follow."
+                f"{name} may have other words at the positions of the regions' negatives: use "
+                "negative_prompt, to which these are appended."
             )
     if inputs["guidance_scale"] <= 1:
         warnings.warn(

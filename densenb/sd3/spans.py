@@ -1,8 +1,8 @@
-"""From phrases to positions in the text that joint attention sees: CLIP's tokens, then T5's.
+"""The positions of phrases in the text that joint attention sees: CLIP's tokens, then T5's.
 
-SD 3.5 reads the text twice. A phrase therefore has two spans, and either may be cut off: CLIP reads
-77 tokens, T5 as many as `t5_length` says. Everything else (BOS, EOS, padding) is special.
-Taught in notebook 06.
+SD 3.5 encodes the text twice. A phrase therefore has two spans, and either may be cut off: CLIP
+reads 77 tokens, and T5 reads `t5_length`. BOS, EOS and padding are special tokens. Taught in
+notebook 06.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from densenb.layout.phrases import find_phrase
 
 @dataclass(frozen=True)
 class Spans:
-    """Where one phrase stands in each text sequence; 0 is the first token, CLIP's BOS included."""
+    """The positions of a phrase in each text sequence, counted from 0; in CLIP, BOS is 0."""
 
     clip: tuple[int, ...]
     t5: tuple[int, ...]
 
 
 def find_spans(pipe, text: str, phrase: str, t5_length: int, occurrence: int = 0) -> Spans:
-    """The tokens of `phrase`, its `occurrence`-th in `text`, in CLIP and in T5.
+    """The tokens of an occurrence (counted from 0) of `phrase` in `text`, in CLIP and in T5.
 
-    A phrase that is cut off in one encoder keeps what is left of it there (`()` if nothing), with a
-    warning. ValueError when it is not in the text, has no tokens, or is cut off in both. Without T5
-    (`pipe.tokenizer_3` is None) the T5 span is empty.
+    If one encoder cuts off the phrase, the span there has only what is left (`()` if nothing), with
+    a warning. ValueError if the phrase is not in the text, has no tokens, or is cut off in both.
+    Without T5 (`pipe.tokenizer_3` is None) the T5 span is empty.
     """
     places = find_phrase(text, phrase)
     if not 0 <= occurrence < len(places):
@@ -41,7 +41,7 @@ def find_spans(pipe, text: str, phrase: str, t5_length: int, occurrence: int = 0
     start, end = places[occurrence]
     clip_spans = [token_span(t, text, start, end) for t in clip_tokenizers(pipe)]
     if len(set(clip_spans)) > 1:
-        # CLIP-G pads with "!" and so reads "!!" as two tokens, CLIP-L as one; they share positions.
+        # CLIP-G pads with "!", so "!!" is two tokens there and one in CLIP-L; positions are shared.
         warnings.warn(
             f"the two CLIP tokenizers place {phrase!r} differently: tokens of both places count."
             ' Write "!" instead of "!!".',
@@ -72,7 +72,7 @@ def find_spans(pipe, text: str, phrase: str, t5_length: int, occurrence: int = 0
 def layout_spans(
     pipe, layout: Layout, t5_length: int, first_match_only: bool = False
 ) -> list[tuple[str, Spans]]:
-    """Each phrase of the layout, as its text writes it (T5 minds capitals), and its spans."""
+    """Each phrase as it is written in the layout's text (T5 is case-sensitive), and its spans."""
     pairs = []
     for phrase, occurrence in zip(layout.phrases, layout.occurrences, strict=True):
         occurrence = 0 if first_match_only else occurrence
@@ -83,11 +83,11 @@ def layout_spans(
 
 
 def token_span(tokenizer, text: str, start: int, end: int) -> range:
-    """Positions of the tokens of `text[start:end]`, as if nothing were ever cut off.
+    """Positions of the tokens of `text[start:end]`, as if the length were unlimited.
 
-    Offsets are not to be had from slow tokenizers, so the ids of what comes before the phrase, up
-    to its end, and after it are compared with those of the whole text. A token that straddles the
-    edge of the phrase ("cat," as one piece) counts as part of it.
+    Slow tokenizers give no offsets. So the ids of the text before the phrase, up to its end, and
+    after it are compared with those of the whole text. A token that straddles the edge of the
+    phrase ("cat," as one piece) belongs to it.
     """
     ids, lead = token_ids(tokenizer, text)
     before, up_to, after = (
@@ -97,7 +97,7 @@ def token_span(tokenizer, text: str, start: int, end: int) -> range:
     clean_start, clean_end = first == len(before), last == len(up_to)
     if not clean_end:
         last = max(first, len(ids) - common(ids[::-1], after[::-1]))
-    # A search by whole words may take too much: drop what the decoded phrase can do without.
+    # Such edges may include too much: drop tokens that the decoded phrase does not need.
     phrase = bare(text[start:end])
     while not clean_start and first < last and phrase in decoded(tokenizer, ids[first + 1 : last]):
         first += 1
@@ -107,18 +107,18 @@ def token_span(tokenizer, text: str, start: int, end: int) -> range:
 
 
 def text_positions(tokenizer, text: str, length: int) -> list[int]:
-    """Positions of the words of `text` in a sequence of `length` tokens, cut off before its EOS."""
+    """Positions of the words of `text` in a sequence of `length` tokens, without its EOS."""
     ids, lead = token_ids(tokenizer, text)
     return list(range(lead, min(lead + len(ids), length - 1)))
 
 
 def token_ids(tokenizer, text: str) -> tuple[list[int], int]:
-    """Ids without special tokens, and how many special tokens go before them (CLIP 1, T5 0)."""
+    """Ids without special tokens, and the number of special tokens before them (CLIP 1, T5 0)."""
     ids, lead = _token_ids(tokenizer, text)
     return list(ids), lead
 
 
-@lru_cache(maxsize=4096)  # finding a phrase asks for the same few texts again and again
+@lru_cache(maxsize=4096)  # finding a phrase needs the same few texts repeatedly
 def _token_ids(tokenizer, text: str) -> tuple[tuple[int, ...], int]:
     ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
     lead = tokenizer(text, verbose=False).input_ids.index(ids[0]) if ids else 0
@@ -134,7 +134,7 @@ def t5_tokenizers(pipe) -> list:
 
 
 def common(left: list[int], right: list[int]) -> int:
-    """Length of the common start of two lists."""
+    """Length of the common prefix of two lists."""
     return len(os.path.commonprefix([left, right]))
 
 

@@ -1,7 +1,4 @@
-"""What one pass of the transformer means to a rule: its step, and the region of every token.
-
-Both are read from what the pass is given (timestep, latents, text), never counted.
-"""
+"""The region of every token: masks for image tokens, spans for text tokens."""
 
 from __future__ import annotations
 
@@ -23,8 +20,8 @@ def token_regions(
 ) -> Tensor:
     """Which joint token is in which region: `[N, columns]`, image first, then CLIP, then T5.
 
-    Columns are the layout's regions, empty ones up to `columns`, and last the background. `grid` is
-    the image tokens' (rows, columns). Float for soft masks, else bool.
+    The columns are the layout's regions, empty padding, and last the background. `grid` has the
+    rows and columns of image tokens. Float for soft masks, else bool.
     """
     count = len(layout.regions)
     masks = layout.token_masks(*grid, method=rule.masks).flatten(1)  # [regions, image]
@@ -42,7 +39,7 @@ def token_regions(
 
 
 class Plans:
-    """The plans of some layouts under one rule, made when first asked for and then kept."""
+    """The plans of some layouts under one rule, made on first use and then cached."""
 
     def __init__(self, pipe: Any, layouts: Sequence[Layout], rule: Rule) -> None:
         self._pipe, self._layouts, self._rule = pipe, layouts, rule
@@ -53,14 +50,15 @@ class Plans:
     def plan(
         self, owners: Sequence[int], grid: tuple[int, int], text: int, device: Any = "cpu"
     ) -> Plan:
-        """The plan for rows that follow layouts `owners`, on a grid of image and `text` tokens."""
+        """The plan for rows of layouts `owners`, with a grid of image and `text` text tokens."""
         key, image = (tuple(owners), grid, text, str(device)), grid[0] * grid[1]
         if key not in self._plans:
             rows = [self._member(owner, grid, text) for owner in owners]
-            strengths = torch.ones(len(owners), self._columns)
+            strengths = torch.ones(len(owners), self._columns)  # (B, R)
             for row, owner in enumerate(owners):
                 for column, region in enumerate(self._layouts[owner].regions):
                     strengths[row, column] = region.strength
+            # (B, N, R)
             member = torch.stack(rows) if rows else torch.zeros(0, image + text, self._columns)
             self._plans[key] = Plan(member.to(device), strengths.to(device), image)
         return self._plans[key]
@@ -77,10 +75,10 @@ class Plans:
 
 @dataclass(frozen=True, eq=False)
 class TextRegions:
-    """Which text tokens speak for which region, in the order [CLIP, T5].
+    """Which text tokens belong to which region, in the order [CLIP, T5].
 
-    `member`: bool `[L, R]`, one column per phrase of the layout. `special`: bool `[L]`, BOS, EOS
-    and padding. Words of no phrase are in neither.
+    `member`: bool `[L, R]`, one column per phrase of the layout. `special`: bool `[L]`, true for
+    BOS, EOS and padding. Words of no phrase are in neither.
     """
 
     member: Tensor
@@ -92,7 +90,8 @@ def text_regions(
 ) -> TextRegions:
     """Region membership of all `L = pipe.tokenizer_max_length + t5_length` text tokens.
 
-    `first_match_only` sends every phrase to its first occurrence, as DenseDiffusion was released.
+    With `first_match_only`, equal phrases all take the first occurrence, as in the released
+    DenseDiffusion.
     """
     clip_length = pipe.tokenizer_max_length
     member = torch.zeros(clip_length + t5_length, len(layout.phrases), dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""The fused backend equals the explicit one, whatever is asked for, and keeps no scores."""
+"""The fused backend equals the explicit one for every setting, and stores no scores."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LAYOUTS = st.sampled_from(["apart", "overlapping", "soft", "empty"])
 
 
 def members(kind: str, rows: int, image: int, text: int, regions: int, seed: int) -> Tensor:
-    """Regions of every token: random, so that every combination and no region at all occur."""
+    """Random regions of every token: all combinations occur, including none."""
     generator = torch.Generator().manual_seed(seed)
     draw = torch.rand(rows, image + text, regions, generator=generator)
     if kind == "empty":
@@ -83,7 +83,7 @@ def only_image(inputs: list[Tensor], plan: Plan) -> tuple[list[Tensor], Plan]:
     return [x[:, :, : plan.image] for x in inputs], plan.image_only()
 
 
-# ---------------------------------------------------------------------------------- it is the same
+# ---------------------------------------------------------------------------------------- equality
 @settings(max_examples=150, deadline=None)
 @given(
     config=CONFIGS,
@@ -151,9 +151,9 @@ def test_float32_ranges_under_autocast():
         assert torch.equal(fused_attention(*inputs, DenseConfig(), plan, STEP), expected)
 
 
-# ----------------------------------------------------------------------------------- what it costs
+# ------------------------------------------------------------------------------ memory and caching
 class Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation makes."""
+    """Records the largest tensor that any operation makes."""
 
     elements = 0
 
@@ -175,7 +175,7 @@ def test_no_tensor_of_all_scores(special_tokens, monkeypatch):
     fused._groups(plan, config, STEP)  # once a pass, not once a layer
     for attend, least, most in (
         (fused_attention, 0, 0.12),
-        (explicit_attention, 1, 99),  # the test sees what it is about
+        (explicit_attention, 1, 99),  # the test can detect scores
     ):
         with Largest() as largest:
             attend(*inputs, config, plan, STEP)
@@ -217,7 +217,7 @@ def test_a_later_step_does_not_recompile():
             assert error(found, explicit_attention(*inputs, config, plan, step)) < 1e-5
 
 
-# ------------------------------------------------------------------------------------- its pieces
+# ----------------------------------------------------------------------------------------- pieces
 @given(seed=st.integers(0, 50), kind=LAYOUTS)
 @settings(deadline=None)
 def test_same_region_has_thin_factors(seed, kind):

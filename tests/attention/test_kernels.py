@@ -19,7 +19,7 @@ from densenb.attention import kernels  # noqa: E402
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-# The interpreter multiplies bfloat16 wrongly.
+# The interpreter multiplies bfloat16 incorrectly.
 DTYPES = [torch.float32, torch.float16, *([torch.bfloat16] if CUDA else [])]
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 4e-4, torch.bfloat16: 3e-3}
 

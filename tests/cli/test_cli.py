@@ -489,7 +489,6 @@ def quick(random_pipe, random_oracle, monkeypatch):
     small = dataclasses.replace(tiers.tier(random_pipe), steps=1, t5_length=64)
     monkeypatch.setattr(random_pipe.transformer, tiers.ATTRIBUTE, small, raising=False)
     monkeypatch.setattr("densenb.models.load.load", lambda *_, **__: random_pipe)
-    monkeypatch.setattr("densenb.miniature.oracle.load_oracle", lambda device: Oracle().eval())
     monkeypatch.setattr("densenb.cli.cases.CASES", dict(list(CASES.items())[:2]))
     monkeypatch.setattr(DenseConfig, "recommended", lambda pipe: DenseConfig(window=1.0))
     return random_pipe

@@ -44,7 +44,7 @@ ARRAYS = (
 def polygons(draw):
     corners = draw(st.lists(st.tuples(UNIT, UNIT), min_size=3, max_size=8))
     edges = np.array(corners[1:]) - corners[0]
-    # Corners in one line are refused, so replace those by a triangle.
+    # Collinear corners are refused, so use a triangle instead.
     flat = np.linalg.matrix_rank(edges, tol=1e-6) < 2
     return polygon([(0, 0), (1, 0), (0, 1)] if flat else corners)
 
@@ -346,7 +346,7 @@ def test_label_map(tmp_path):
     assert from_file == found
 
 
-# Bad input: the message names the value and the mend
+# Bad input: the message names the value and the fix
 
 
 def cut_png() -> str:
@@ -406,7 +406,7 @@ def region_dict(**kwargs):
         (lambda: Layout.from_dict(region_dict(mask_png="?")), "base64"),
         (lambda: Layout.from_dict(region_dict(mask_png=cut_png())), "whole PNG in base64"),
         (lambda: regions_from_label_map(np.ones((4, 4)), {"#fff": "a"}), r"\[4, 4\]"),
-        (lambda: regions_from_label_map(label_map(), {}), "no colours"),
+        (lambda: regions_from_label_map(label_map(), {}), "no colors"),
         (lambda: regions_from_label_map(label_map(), {"#00ff00": "a"}), "#00ff00.*#ffffff"),
         (lambda: regions_from_label_map(label_map(), {"reddish": "a"}), "reddish"),
     ],

@@ -1,4 +1,4 @@
-"""A layout inside its picture: exact there and back, bounded, and nothing else is touched."""
+"""A layout inside its picture: an exact round trip, limits, and no side effects."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def written(path: Path, text: str, key: str = KEY, size: tuple[int, int] = (8, 8)) -> Path:
-    """A PNG with some text in its metadata, as somebody else may have written it."""
+    """A PNG with text in its metadata that densenb did not write."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt(key, text, zip=True)
     Image.new("RGB", size).save(path, pnginfo=info)
@@ -51,14 +51,14 @@ def about(**changes) -> dict:
 
 
 def region(**mask) -> dict:
-    """A layout of one region, as JSON has it."""
+    """A layout of one region as JSON data."""
     return {"caption": "a cat", "regions": [{"phrase": "a cat", **mask}]}
 
 
-CUT = LAYOUT.regions[2].mask.to_dict()["mask_png"][:-40]  # without its end
+CUT = LAYOUT.regions[2].mask.to_dict()["mask_png"][:-40]  # cut off
 
 
-# ----------------------------------------------------------------------------------- there and back
+# --------------------------------------------------------------------------------------- round trip
 def test_layout_and_picture_come_back_exactly(path):
     LAYOUT.to_png(PICTURE, path)
     assert dnb.Layout.from_png(path) == LAYOUT
@@ -84,7 +84,7 @@ def test_the_text_is_an_itxt_chunk_that_others_can_read(path):
     assert json.loads(text)["layout"] == LAYOUT.to_dict()
 
 
-# ---------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------ refused files
 def test_files_without_a_layout(path, tmp_path):
     with pytest.raises(ValueError, match="not a file"):
         dnb.Layout.from_png(path)
@@ -146,7 +146,7 @@ def test_no_other_file_is_opened(path, tmp_path):
             read_png(written(path, json.dumps(about(layout=layout))))
 
 
-# --------------------------------------------------------------------------------------- the limits
+# ------------------------------------------------------------------------------------------- limits
 def test_a_large_file_is_refused_unread(path, monkeypatch):
     LAYOUT.to_png(PICTURE, path)
     monkeypatch.setattr(png, "LARGEST_FILE", path.stat().st_size - 1)

@@ -207,7 +207,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def test_a_pool_keeps_renders_and_labels():
-    pool = train.Pool(3, torch.device("cpu"), seed=4, labels=True, chunk=2)
+    pool = train.Pool(3, torch.device("cpu"), seed=4, chunk=2)
     truth = World().render(sample_scenes(3, seed=4))
     assert ((pool.images / 255 - truth.images).abs() <= 0.5 / 255 + 1e-5).all()
     assert pool.nouns.equal(truth.nouns[:, 2::4, 2::4].byte()) and pool.nouns.shape[1] == GRID

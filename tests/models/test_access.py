@@ -120,7 +120,7 @@ def test_without_permission_there_are_three_steps(kind):
     message = str(caught.value)
     assert not isinstance(caught.value, Unreachable)
     assert "huggingface.co/stabilityai/stable-diffusion-3.5-large" in message
-    assert all(step in message for step in ("(1)", "licence", "(2)", "Read", "(3)", "HF_TOKEN"))
+    assert all(step in message for step in ("(1)", "license", "(2)", "Read", "(3)", "HF_TOKEN"))
     assert 'load("tiny")' in message
 
 

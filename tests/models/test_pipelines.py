@@ -186,11 +186,11 @@ def test_overflow_in_the_decoder_is_an_error(monkeypatch):
         ({"steps": 0}, "steps is 0"),
         ({"config": "dense"}, "config is 'dense'"),
         ({"width": 100}, "width=112"),
-        ({"prompt": "a dog"}, "prompt is given by the layout"),
-        ({"prompt": "a dog", "config": None}, "prompt is given by the layout"),
+        ({"prompt": "a dog"}, "prompt comes from the layout"),
+        ({"prompt": "a dog", "config": None}, "prompt comes from the layout"),
         ({"config": DenseConfig(blocks=[9])}, "blocks 0 to 2"),
-        ({"output_type": "latent"}, "output_type is not for generate"),
-        ({"generator": None}, "generator is not for generate"),
+        ({"output_type": "latent"}, "output_type cannot be given to generate"),
+        ({"generator": None}, "generator cannot be given to generate"),
     ],
 )
 def test_generate_checks_before_it_samples(random_pipe, changes, message):

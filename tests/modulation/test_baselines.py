@@ -28,7 +28,7 @@ NAMES = ["hard-mask-alternating", "paint-with-words", "mis-dit", "taca", "omost"
 
 @pytest.fixture(scope="module", params=range(3))
 def case(request):
-    """Scores and a plan: three overlapping regions, some pixels and some words of none."""
+    """Scores and a plan: three overlapping regions, and some pixels and words in no region."""
     g = torch.Generator().manual_seed(request.param)
     scores = 3 * torch.randn(2, 2, PIXELS + WORDS, PIXELS + WORDS, generator=g).double()
     member = torch.rand(2, PIXELS + WORDS, 4, generator=g) < 0.3
@@ -69,13 +69,13 @@ def each_row(scores):
 
 
 def assert_rows(found, rows):
-    """rows: (b, h, i) -> the weights that a transcription gives."""
+    """Compare with rows: (b, h, i) -> the expected weights."""
     for (b, h, i), expected in rows.items():
         assert found[b, h, i].tolist() == pytest.approx(expected, abs=1e-6), (b, h, i)
     assert len(rows) == found.shape[:3].numel()
 
 
-# --------------------------------------------------------------------------------- the formulas
+# ------------------------------------------------------------------------------------- formulas
 @pytest.mark.parametrize("sigma", [0.3, 0.9, 1.0])
 def test_paint_with_words_adds_a_share_of_the_largest_score(case, sigma):
     scores, plan = case
@@ -161,7 +161,7 @@ def test_omost_scales_by_area_and_hides_the_phrase_from_all_other_pixels(case):
     assert_rows(ScaleByArea().probabilities(scores, plan, Step(0, 10, 1.0)), rows)
 
 
-# ------------------------------------------------------------------------ what all have in common
+# -------------------------------------------------------------------------------- shared behavior
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 def test_rows_sum_to_one_and_nothing_changes_in_place(case, rule):
     scores, plan = case
@@ -194,7 +194,7 @@ def test_a_phrase_is_seen_where_its_regions_are(case):
         assert mask[b, i, k] == share(plan, b, i, PIXELS + k)
 
 
-# ------------------------------------------------------------------------------------ on a pipeline
+# ------------------------------------------------------------------------------------ in a pipeline
 @pytest.mark.parametrize("name", NAMES)
 def test_every_baseline_is_a_method_that_draws_another_picture(pipe, name):
     options = {"num_inference_steps": 4, "output_type": "latent"}

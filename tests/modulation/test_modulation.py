@@ -1,4 +1,4 @@
-"""The modulation's maths: against the released code transcribed, and by its properties."""
+"""The modulation's math: compared with a transcript of the released code, and its properties."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_fixed_bias_is_in_logits():
         (slice(image, None), slice(image, None), 0.3),
     ]:
         sign = torch.where(same[:, rows, columns], 1.0, -1.0).double()
-        if rows.start:  # text queries leave unlabelled text alone, and are left alone by it
+        if rows.start:  # text queries do not move unlabelled text, nor does it move as a query
             sign = sign.masked_fill(free[:, rows, None] | free[:, None, columns], 0)
         expected = (sign * strength)[:, None].expand(2, 2, -1, -1)
         assert torch.allclose(moved[:, :, rows, columns], expected)
@@ -183,7 +183,7 @@ def test_what_pixels_make_of_special_tokens():
         moved = background[row, :, image, token] - before[:, image]
         assert (moved[:, behind] >= 0).all() and moved[:, behind].any()
         assert (moved[:, ~behind] <= 0).all() and moved[:, ~behind].any()
-        for after in (neutral, negative, background):  # a place for phrases to rest
+        for after in (neutral, negative, background):  # an attention sink for phrases
             assert torch.equal(after[row, :, token], scores[row, :, token])
             assert torch.equal(after[row, :, plan.image :, token], before[:, plan.image :])
 
@@ -205,7 +205,7 @@ def test_soft_regions_move_scores_between_the_hard_cases(seed):
 
 def test_row_range_reaches_across_quadrants():
     scores, plan = random_case(3)
-    scores[..., 0] = 50.0  # an image key that outshines everything
+    scores[..., 0] = 50.0  # an image key that dominates all others
     row = modulate(scores, plan, DenseConfig(value_range="row"), at(0.9))
     quadrant = modulate(scores, plan, DenseConfig(), at(0.9))
     text = slice(plan.image, None)

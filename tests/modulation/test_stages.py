@@ -1,4 +1,4 @@
-"""The course's stages, the control of shuffled masks, and the committed tables."""
+"""The course's stages, the shuffled masks control, and the committed tables."""
 
 from __future__ import annotations
 

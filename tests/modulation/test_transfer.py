@@ -1,4 +1,4 @@
-"""The report's equations as rules, their repairs, and the two hooks of a rule that they need."""
+"""The report's equations as rules, their repairs, and the two hooks that they need in a rule."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def layout():
 
 @pytest.fixture(scope="module")
 def plan():
-    """Eight pixels (2 in A, 1 in B, 5 behind) and four text tokens (A, B, none, none)."""
+    """Eight pixels (2 in A, 1 in B, 5 background) and four text tokens (A, B, none, none)."""
     member = torch.zeros(1, 12, 3, dtype=torch.bool)
     member[0, [0, 1, 8], 0] = True
     member[0, [2, 9], 1] = True
@@ -76,7 +76,7 @@ def pictures(pipe, layout, rule, steps=4, **options):
         return pipe(**dense.inputs, generator=noise).images
 
 
-# ------------------------------------------------------------------------------- the equations
+# ----------------------------------------------------------------------------------- equations
 def test_equation_2_and_3_keep_the_weights_of_the_own_segment_and_lose_the_rest(plan, scores):
     rule = Transfer(mask="weights")
     found, stock = rule.probabilities(scores, plan, FIRST), scores.softmax(dim=-1)
@@ -182,7 +182,7 @@ def test_settings_are_checked(wrong, message):
         Transfer(**wrong)
 
 
-# ------------------------------------------------------------------------ the hooks in the model
+# ---------------------------------------------------------------------------- hooks in the model
 def test_all_switches_off_the_pictures_are_those_of_densediffusion(pipe, layout):
     assert torch.equal(
         pictures(pipe, layout, Transfer()), pictures(pipe, layout, DenseConfig(backend="explicit"))
@@ -229,7 +229,7 @@ def test_latents_outside_the_regions_are_noise_after_an_early_step(pipe, layout)
 
 
 def test_generate_and_draw_apply_both_hooks(pipe, layout):
-    """Each gives the picture of the plain call, whether or not it has a callback of its own."""
+    """Every case gives the picture of the plain call, with and without a callback of the caller."""
     rule = Transfer(layers="none", embedding=1.0, renoise=0.5)
     stock = dnb.generate(pipe, layout, [0], None, steps=2, progress=lambda *_: None)
     by_step = []
@@ -318,7 +318,7 @@ def test_leftover_noise_is_what_the_autoencoder_cannot_show(miniature):
     assert shares[0] + 0.1 < shares[1] < shares[2] - 0.1
 
 
-# ------------------------------------------------------------------------- the way, and back again
+# ---------------------------------------------------------------------------- repairs and relapses
 def test_each_repair_changes_what_its_name_says(miniature):
     rules = [asdict(rule(miniature)) for rule in REPAIRS.values()]
     assert list(REPAIRS) == ["report", *CHANGES, "repair-recommended"]
@@ -380,7 +380,7 @@ def test_every_variant_is_a_method_of_the_command(miniature):
 
 
 def test_committed_rows_are_of_the_methods_as_they_are(miniature):
-    """A table whose method has since changed must be made again."""
+    """Rerun the table if its method has changed."""
     path = Path(__file__).parents[2] / "docs" / "transfer.json"
     rows = {row["method"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
     ours = {name: rule for name, rule in (REPAIRS | READINGS | RELAPSES).items() if name in rows}

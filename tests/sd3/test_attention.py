@@ -39,7 +39,7 @@ def other_pipe():
 
 
 def first_pass(pipe, config=None, **call_kwargs) -> torch.Tensor:
-    """What the transformer predicts in the very first step."""
+    """The transformer's prediction in the first step."""
     predictions = []
     hook = pipe.transformer.register_forward_hook(lambda *call: predictions.append(call[-1][0]))
     try:
@@ -81,7 +81,7 @@ def test_image_only_attention_is_stock_without_image_image_strength(random_pipe)
 
 
 def test_layout_moves_attention_mass_into_its_region(random_pipe):
-    """What it is for: pixels of a region look more at their own phrase, and at no other phrase."""
+    """The purpose: pixels of a region attend more to their own phrase and less to others."""
     spy = Spy(window=1, blocks=(0,))
     with dense_attention(random_pipe, LAYOUT, spy, **SMALL) as dense:
         random_pipe(**dense.inputs, output_type="latent")
@@ -215,7 +215,7 @@ def test_direct_calls_that_leave_rows_open_are_refused(other_pipe):
         with dense_attention(other_pipe, LAYOUT, **SMALL):
             other_pipe.transformer(**call)
     other_pipe.scheduler.set_timesteps(4)
-    with pytest.raises(ValueError, match="timestep 500 is none of the scheduler's 4"):
+    with pytest.raises(ValueError, match="timestep 500 is not among the scheduler's 4"):
         with dense_attention(other_pipe, LAYOUT, **SMALL) as dense, dense.rows([0]):
             other_pipe.transformer(**call | {"timestep": torch.tensor([500.0])})
     with pytest.raises(ValueError, match="share one"):
@@ -229,7 +229,7 @@ def test_a_batch_that_fits_no_layout_is_refused(random_pipe):
             random_pipe(**dense.inputs | {"prompt": ["one", "two", "three"]})
 
 
-# ----------------------------------------------------------------------------------- what it covers
+# ----------------------------------------------------------------------------------------- coverage
 def test_token_regions_in_the_order_image_clip_t5(random_pipe):
     layout = Layout(LAYOUT.caption, LAYOUT.regions, "a rose garden")
     member = token_regions(random_pipe, layout, Rule(), grid=(16, 8), t5_length=44, columns=5)
@@ -313,7 +313,7 @@ def test_inputs_are_the_tiers_and_the_callers(random_pipe):
     assert dense.inputs == {"prompt": [LAYOUT.text, ONE.text]} | SMALL | kwargs
 
 
-# ------------------------------------------------------------------------------- in and out again
+# --------------------------------------------------------------------------------- entry and exit
 def test_blocks_and_the_count_of_what_is_patched(random_pipe):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nothing is sampled here
@@ -444,7 +444,7 @@ def test_without_a_setting_it_is_the_stock_pipeline(random_pipe):
         ([], DenseConfig(), {}, "layout is"),
         ("a cat", DenseConfig(), {}, "layout is"),
         (LAYOUT, DenseConfig(), {"height": 250}, "height=256"),
-        (LAYOUT, DenseConfig(), {"prompt": "a dog"}, "prompt is given by the layout"),
+        (LAYOUT, DenseConfig(), {"prompt": "a dog"}, "prompt comes from the layout"),
         (LAYOUT, DenseConfig(), {"max_sequence_length": 2, "prompt_3": ""}, "prompt_3"),
     ],
 )

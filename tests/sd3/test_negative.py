@@ -1,4 +1,4 @@
-"""Negative phrases of regions: the text of the negative rows, and the layout that they follow."""
+"""Negative phrases of regions: the text and the layout of the negative rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PLAIN, CAT_ONLY, BOTH = layout_of(), layout_of("a dog"), layout_of("a dog", "red
 ONE = Layout("a red squid", [Region("a red squid", box(0, 0, 0.5, 0.5))])
 
 
-# ------------------------------------------------------------------------------ what is asked for
+# --------------------------------------------------------------------------- layouts of negatives
 def test_the_negative_layout_has_the_masks_and_strengths_of_its_regions():
     negative = BOTH.negative("fog and sand.")
     assert negative.text == negative.caption == "fog and sand. a dog, red roses"
@@ -114,7 +114,7 @@ def test_neighbours_may_be_the_negatives():
     assert against_neighbours(ONE) == ONE
 
 
-# ------------------------------------------------------------------------- what the model is told
+# ---------------------------------------------------------------------- text of the negative rows
 def test_the_call_is_as_it_was(random_pipe):
     for layout in (PLAIN, BOTH):
         inputs = call_inputs(random_pipe, layout, DenseConfig(), negative_prompt="fog")
@@ -144,7 +144,7 @@ def test_no_guidance_no_effect_and_a_warning(random_pipe):
 
 
 def seen_texts(pipe, layout, config, **call_kwargs):
-    """The text that the transformer is given in each pass, `[rows, L, D]`, and the pooled text."""
+    """The transformer's text in each pass, `[rows, L, D]`, and the pooled text."""
     texts = []
 
     def hook(module, args, kwargs):
@@ -184,7 +184,7 @@ def test_words_are_put_in_encoded_alone_while_the_rule_is_active(random_pipe, co
         assert not torch.equal(text[0], before[0])
 
 
-# --------------------------------------------------------------------- what the negative rows see
+# ----------------------------------------------------------------- attention of the negative rows
 def test_negative_rows_follow_the_negative_layout(random_pipe):
     spy = Spy(window=1)
     sample(random_pipe, BOTH, spy, num_inference_steps=1)

@@ -1,4 +1,4 @@
-"""The step of a pass, read off its timestep without waiting for a GPU."""
+"""The step of a pass, found from its timestep without waiting for a GPU."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_a_new_schedule_takes_the_place_of_the_old(scheduler):
     old = scheduler.timesteps[3].expand(2)
     scheduler.set_timesteps(4)
     assert find_step(scheduler.timesteps[3], scheduler).count == 4
-    with pytest.raises(ValueError, match=r"none of the scheduler's 4.*set_timesteps"):
+    with pytest.raises(ValueError, match=r"not among the scheduler's 4.*set_timesteps"):
         find_step(old, scheduler)
 
 

@@ -22,7 +22,7 @@ from densenb.sd3.prompts import call_inputs, encode, substitute
 from densenb.sd3.spans import Spans, find_spans, token_span
 from densenb.sd3.token_regions import text_regions
 
-T5_LENGTH = 128  # the random T5 cuts words into many pieces
+T5_LENGTH = 128  # the random T5 splits words into many pieces
 
 
 def layout_of(caption, *phrases, background=None):
@@ -87,12 +87,12 @@ def test_words_and_gaps_in_any_order_decode_to_themselves(random_pipe, parts):
             assert read(tokenizer, text, span) == expected[name]
             seen[name] += span
         start += len(word) + len(gap)
-    for positions in seen.values():  # words share no token, and come in reading order
+    for positions in seen.values():  # words share no token and are in reading order
         assert positions == sorted(set(positions))
 
 
 class Pieces:
-    """A tokenizer of fixed pieces, longest first, that knows pieces across the edges of words."""
+    """A tokenizer of fixed pieces, longest first, some of which cross the edges of words."""
 
     def __init__(self, *pieces):
         self.pieces = sorted(pieces, key=len, reverse=True)
@@ -373,7 +373,7 @@ def test_phrases_alone_leaves_what_is_cut_off(random_pipe):
 
 
 def test_encode_needs_its_encoders(random_pipe):
-    freed = copy.copy(random_pipe)  # a pipeline remembers that it once lacked a part
+    freed = copy.copy(random_pipe)  # a pipeline stays marked as lacking a part
     freed.text_encoder_2 = None
     with pytest.raises(ValueError, match="encode before you free them"):
         encode(freed, layout_of("a cat", "a cat"), T5_LENGTH)

@@ -219,7 +219,9 @@ def test_without_anywidget_it_says_what_to_install(monkeypatch):
 
 
 def test_the_module_imports_without_anywidget():
-    code = "import sys; sys.modules['anywidget'] = None; import densenb.widgets.painter; print('fine')"
+    code = (
+        "import sys; sys.modules['anywidget'] = None; import densenb.widgets.painter; print('fine')"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "fine\n", result.stderr
 

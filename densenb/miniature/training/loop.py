@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-SAVE_EVERY = 50.0  # seconds: what a killed run loses at most
+SAVE_EVERY = 50.0  # seconds: an interrupted run loses at most these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _clock(seconds: float) -> str:
 class Loop:
     """Train `model`, whose forward returns a loss, on what `batch(step, generator)` draws.
 
-    `state` is a file on local disk with everything needed to go on; it is replaced atomically, at
+    `state` is a file on local disk with everything needed to resume; it is replaced atomically, at
     most every `SAVE_EVERY` seconds. The averaged (EMA) weights are in `.ema` afterwards.
     """
 

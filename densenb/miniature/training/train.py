@@ -1,12 +1,12 @@
-r"""Train the miniature SD 3.5 from nothing: autoencoder, oracle, then text encoders and transformer.
+r"""Train the miniature SD 3.5 from scratch: autoencoder, oracle, text encoders and transformer.
 
     python -m densenb.miniature.training.train all --out out/miniature
     accelerate launch --num_processes 2 -m densenb.miniature.training.train flow \
         --out out/miniature --steps 20000
 
-The same script runs on one CPU (`--toy` for a smoke test), one GPU, several, or several nodes. A
-killed run goes on where it stood; `flow --init FOLDER` starts from the half-precision weights of an
-earlier run instead, with a fresh optimizer.
+The same script runs on one CPU (`--toy` for a smoke test), one GPU, several, or several nodes. An
+interrupted run resumes; `flow --init FOLDER` starts from the half-precision weights of an earlier
+run instead, with a fresh optimizer.
 """
 
 from __future__ import annotations
@@ -43,44 +43,45 @@ NARROW = (192, 320)  # height, width of non-square pictures: 240 image tokens, e
 class Pool:
     """Renders kept on the device as bytes, with their labels: `draw` picks random ones."""
 
-    def __init__(
-        self, size: int, device: torch.device, seed: int, labels: bool = False, chunk: int = 256
-    ):
+    def __init__(self, size: int, device: torch.device, seed: int, chunk: int = 256):
         world, side = World(device), models.PIXELS
         self.images = torch.empty(size, 3, side, side, dtype=torch.uint8, device=device)
-        grid = (size, GRID, GRID) if labels else (0,)
-        self.nouns = torch.empty(grid, dtype=torch.uint8, device=device)
-        self.colours = torch.empty(grid, dtype=torch.uint8, device=device)
+        self.nouns = torch.empty(size, GRID, GRID, dtype=torch.uint8, device=device)
+        self.colours = torch.empty_like(self.nouns)
         scenes = sample_scenes(size, seed=seed)
         for i in range(0, size, chunk):
-            drawn = world.render(scenes[i : i + chunk])
-            self.images[i : i + chunk] = (drawn.images * 255).round().byte()
-            if labels:  # the label at the middle of each 4 x 4 patch of pixels
-                self.nouns[i : i + chunk] = drawn.nouns[:, 2::4, 2::4]
-                self.colours[i : i + chunk] = drawn.colours[:, 2::4, 2::4]
+            part = slice(i, i + chunk)
+            drawn = world.render(scenes[part])
+            self.images[part] = (drawn.images * 255).round().byte()
+            # the label at the middle of each 4 x 4 patch of pixels
+            self.nouns[part] = drawn.nouns[:, 2::4, 2::4]
+            self.colours[part] = drawn.colours[:, 2::4, 2::4]
 
     def pick(self, count: int, generator: torch.Generator) -> Tensor:
-        size, device = len(self.images), self.images.device
-        return torch.randint(size, (count,), generator=generator, device=device)
+        return _randint(len(self.images), (count,), generator)
 
     def crops(self, count: int, side: int, generator: torch.Generator) -> Tensor:
         """Random square crops `[count, 3, side, side]` in [-1, 1]."""
-        device = self.images.device
-        line = torch.arange(side, device=device)
-        y, x = torch.randint(
-            models.PIXELS - side + 1, (2, count, 1), generator=generator, device=device
-        )
+        line = torch.arange(side, device=generator.device)
+        y, x = _randint(models.PIXELS - side + 1, (2, count, 1), generator)  # (count, 1) each
         rows, columns = (y + line)[:, None, :, None], (x + line)[:, None, None, :]
-        planes = torch.arange(3, device=device)[None, :, None, None]
-        index = self.pick(count, generator)[:, None, None, None]
+        planes = torch.arange(3, device=generator.device)[:, None, None]
+        index = self.pick(count, generator)[:, None, None, None]  # (count, 1, 1, 1)
         return self.images[index, planes, rows, columns].float() / 127.5 - 1
 
 
+def _randint(high: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.randint(high, shape, generator=generator, device=generator.device)
+
+
+def _loop(name: str, args, accelerator: Accelerator, model: nn.Module, batch, rate: float) -> Loop:
+    """The training loop of a stage, by the command's settings; `rate` is the usual one."""
+    schedule = Schedule(args.steps, args.rate or rate, args.warmup, args.decay, args.minutes)
+    state = args.out / f"{name}.state"
+    return Loop(name, accelerator, model, batch, schedule, state, args.seed, args.ema)
+
+
 # --- autoencoder ------------------------------------------------------------------------------
-
-
-def _differences(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
 
 def _spectrum(x: Tensor) -> Tensor:
@@ -90,7 +91,7 @@ def _spectrum(x: Tensor) -> Tensor:
 class Reconstruction(nn.Module):
     """L1, edges and frequencies of the reconstruction, with a light KL on the latents.
 
-    Every fourth batch also asks that latents at half size decode to the picture at half size
+    In every fourth batch, latents at half size also have to decode to the picture at half size
     (EQ-VAE, Kouzelis et al. 2025): smoother latents are easier to learn to generate.
     """
 
@@ -101,15 +102,12 @@ class Reconstruction(nn.Module):
     @staticmethod
     def _distance(made: Tensor, wanted: Tensor) -> Tensor:
         made = made.float()
-        edges = zip(_differences(made), _differences(wanted))
-        return (
-            (made - wanted).abs().mean()
-            + 0.5 * sum((a - b).abs().mean() for a, b in edges)
-            + 0.1 * (_spectrum(made) - _spectrum(wanted)).abs().mean()
-        )
+        edges = sum((made.diff(dim=d) - wanted.diff(dim=d)).abs().mean() for d in (-2, -1))
+        frequencies = (_spectrum(made) - _spectrum(wanted)).abs().mean()
+        return (made - wanted).abs().mean() + 0.5 * edges + 0.1 * frequencies
 
     def forward(self, pictures: Tensor, noise: Tensor, shrink: bool) -> Tensor:
-        mean, logvar = self.vae.encoder(pictures).float().chunk(2, 1)
+        mean, logvar = self.vae.encoder(pictures).float().chunk(2, 1)  # (B, 16, h, w) each
         logvar = logvar.clamp(-30, 20)
         latents = mean + noise * (0.5 * logvar).exp()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
@@ -137,11 +135,7 @@ def train_autoencoder(args, accelerator: Accelerator) -> None:
     if device.type == "cuda":
         vae.encoder.compile()
         vae.decoder.compile()
-    schedule = Schedule(args.steps, args.rate or 1e-3, decay=args.decay, minutes=args.minutes)
-    loop = Loop(
-        "autoencoder", accelerator, Reconstruction(vae), batch, schedule,
-        args.out / "autoencoder.state", args.seed,
-    )  # fmt: skip
+    loop = _loop("autoencoder", args, accelerator, Reconstruction(vae), batch, 1e-3)
     vae = loop.run(log_every=args.log_every).vae.eval()
     if accelerator.is_main_process:
         _calibrate(vae, pool)
@@ -182,7 +176,7 @@ def load_vae(folder: Path, device) -> AutoencoderKL:
 
 
 class Labelling(nn.Module):
-    """Cross entropy of the oracle's noun and colour labels."""
+    """Cross entropy of the oracle's noun and color labels."""
 
     def __init__(self, oracle: Oracle):
         super().__init__()
@@ -207,7 +201,7 @@ def _gauss(images: Tensor, radius: float) -> Tensor:
 
 @torch.no_grad()
 def _wear(images: Tensor, vae: AutoencoderKL, step: int, g: torch.Generator) -> tuple[Tensor, bool]:
-    """One kind of damage a step; True when nothing recognisable is left."""
+    """One kind of damage a step, and whether nothing recognizable is left."""
 
     def uniform(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=g, device=g.device).item()
@@ -229,8 +223,7 @@ def _wear(images: Tensor, vae: AutoencoderKL, step: int, g: torch.Generator) -> 
 def train_oracle(args, accelerator: Accelerator) -> None:
     torch.manual_seed(args.seed + 1)
     device, seed = accelerator.device, 1000 * args.seed + 101 + accelerator.process_index
-    pool, vae = Pool(args.pool, device, seed, labels=True), load_vae(args.out, device)
-    oracle = Oracle()
+    pool, vae = Pool(args.pool, device, seed), load_vae(args.out, device)
 
     def batch(step: int, generator: torch.Generator) -> tuple:
         index = pool.pick(args.batch, generator)
@@ -238,9 +231,7 @@ def train_oracle(args, accelerator: Accelerator) -> None:
         nouns, colours = pool.nouns[index].long(), pool.colours[index].long()
         return (images, nouns * 0, colours * 0) if gone else (images, nouns, colours)
 
-    schedule = Schedule(args.steps, args.rate or 2e-3, decay=args.decay, minutes=args.minutes)
-    state = args.out / "oracle.state"
-    loop = Loop("oracle", accelerator, Labelling(oracle), batch, schedule, state, args.seed)
+    loop = _loop("oracle", args, accelerator, Labelling(Oracle()), batch, 2e-3)
     oracle = loop.run(log_every=args.log_every).oracle.eval()
     if accelerator.is_main_process:
         weights = {name: w.half().contiguous() for name, w in oracle.state_dict().items()}
@@ -249,8 +240,11 @@ def train_oracle(args, accelerator: Accelerator) -> None:
 
 
 def judge_oracle(oracle: Oracle, device, count: int = 1024) -> dict[str, float]:
-    """Held-out renders: mean IoU of each object's silhouette with the oracle's pixels of its noun,
-    and how often the commonest colour label on a one-colour object is right; percent."""
+    """The oracle's accuracy on held-out renders, in percent.
+
+    mIoU: of each object's silhouette with the oracle's pixels of its noun. colour: how often the
+    most common color label on a one-color object is right.
+    """
     world, scenes = World(device), sample_scenes(count, "test", seed=6, coloured=1.0)
     overlaps, hits = [], []
     for i in range(0, count, 64):
@@ -276,20 +270,18 @@ def judge_oracle(oracle: Oracle, device, count: int = 1024) -> dict[str, float]:
 
 
 def load_tokenizers(folder: Path) -> Tokenizers:
-    """The three tokenizers in `folder`: trained when it is first asked for, then read back, because
-    the trainers break ties at random."""
-    names = ("tokenizer", "tokenizer_2", "tokenizer_3")
-    if not (folder / names[-1]).exists():
+    """The three tokenizers in `folder`, trained if they are not there yet.
+
+    They are always read back from it, because the trainers break ties at random.
+    """
+    first, second, third = (folder / name for name in ("tokenizer", "tokenizer_2", "tokenizer_3"))
+    if not third.exists():
         lines = tokenizers.corpus()
-        made = (
-            tokenizers.train_clip(lines, "<|endoftext|>"),
-            tokenizers.train_clip(lines, "!"),
-            tokenizers.train_t5(lines),
-        )
-        for name, tokenizer in zip(names, made):
-            tokenizer.save_pretrained(folder / name)
-    kinds = (CLIPTokenizer, CLIPTokenizer, T5TokenizerFast)
-    return tuple(kind.from_pretrained(folder / name) for kind, name in zip(kinds, names))
+        tokenizers.train_clip(lines, "<|endoftext|>").save_pretrained(first)
+        tokenizers.train_clip(lines, "!").save_pretrained(second)
+        tokenizers.train_t5(lines).save_pretrained(third)
+    clips = (CLIPTokenizer.from_pretrained(path) for path in (first, second))
+    return (*clips, T5TokenizerFast.from_pretrained(third))
 
 
 def _tokens(words: Tokenizers, seed: int, count: int, kinds: int) -> tuple:
@@ -316,28 +308,25 @@ class Latents:
         shape = (size, 16, height // 8, width // 8)
         self.latents = torch.empty(shape, dtype=torch.half, device=device)
         self.clip, self.t5 = [], []
-        started, done, block = time.monotonic(), 0, min(4096, size)
+        started, block = time.monotonic(), min(4096, size)
         seeds = [10_000 * seed + i for i in range(-(-size // block))]
         # one thread writes captions while this one draws and encodes
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             drawn = pool.map(lambda one: _tokens(words, one, block, kinds), seeds)
-            for scenes, clip, t5 in drawn:
-                count = min(block, size - done)
-                self.clip.append(clip[:count].to(device))
-                self.t5.append(t5[:count].to(device))
-                for i in range(0, count, chunk):
-                    part = slice(i, min(i + chunk, count))
-                    images = world.render(scenes[part], height, width).images
-                    self.latents[done + i : done + part.stop] = encode_latents(vae, images)
-                done += count
-        self.clip, self.t5 = torch.cat(self.clip), torch.cat(self.t5)
+            rooms = self.latents.split(block)  # views
+            for (scenes, clip, t5), room in zip(drawn, rooms):
+                self.clip.append(clip.to(device))
+                self.t5.append(t5.to(device))
+                for i, part in enumerate(room.split(chunk)):
+                    some = scenes[i * chunk : i * chunk + len(part)]
+                    part[:] = encode_latents(vae, world.render(some, height, width).images)
+        self.clip, self.t5 = torch.cat(self.clip)[:size], torch.cat(self.t5)[:size]
         spent = time.monotonic() - started
         print(f"latents: {size} of {height} x {width} in {spent:.0f} s", flush=True)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        device = self.latents.device
-        index = torch.randint(len(self.latents), (count,), generator=generator, device=device)
-        kind = torch.randint(self.kinds, (count,), generator=generator, device=device)
+        index = _randint(len(self.latents), (count,), generator)
+        kind = _randint(self.kinds, (count,), generator)
         clip, t5 = self.clip[index, kind].long(), self.t5[index, kind].long()
         return self.latents[index].float(), clip, t5
 
@@ -405,9 +394,7 @@ def train_flow(args, accelerator: Accelerator) -> None:
         torch._dynamo.config.cache_size_limit = 64  # three kinds of block, three sequence lengths
         for block in flow.dit.transformer_blocks:
             block.compile(dynamic=False)
-    schedule = Schedule(args.steps, args.rate or 1.2e-3, args.warmup, args.decay, args.minutes)
-    state = args.out / "flow.state"
-    loop = Loop("flow", accelerator, flow, batch, schedule, state, args.seed, ema=args.ema)
+    loop = _loop("flow", args, accelerator, flow, batch, 1.2e-3)
 
     def export(folder: Path) -> None:
         if accelerator.is_main_process:
@@ -463,14 +450,15 @@ def main(argv: list[str] | None = None) -> None:
     cuda = torch.cuda.is_available()
     accelerator = Accelerator(mixed_precision="bf16" if cuda else "no")
     args.out.mkdir(parents=True, exist_ok=True)
-    given = {name: getattr(args, name) for name in ("steps", "batch", "pool")}
+    if args.toy:
+        args.warmup, args.log_every = 2, 2
     for stage in STAGES if args.stage == "all" else [args.stage]:
+        settings = argparse.Namespace(**vars(args))
         usual = (4, 2, 8) if args.toy else DEFAULTS[stage]
-        for (name, value), default in zip(given.items(), usual):
-            setattr(args, name, default if value is None else value)
-        if args.toy:
-            args.warmup, args.log_every = 2, 2
-        STAGES[stage](args, accelerator)
+        for name, default in zip(("steps", "batch", "pool"), usual):
+            if getattr(args, name) is None:
+                setattr(settings, name, default)
+        STAGES[stage](settings, accelerator)
         accelerator.wait_for_everyone()
 
 
