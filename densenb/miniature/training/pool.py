@@ -11,7 +11,7 @@ from densenb.miniature.world import World, sample_scenes
 
 
 class Pool:
-    """Renders kept on the device as bytes, with their labels: `draw` picks random ones."""
+    """Renders kept on the device as bytes, with their labels."""
 
     def __init__(self, size: int, device: torch.device, seed: int, chunk: int = 256):
         world, side = World(device), models.PIXELS
@@ -28,6 +28,7 @@ class Pool:
             self.colours[part] = drawn.colours[:, 2::4, 2::4]
 
     def pick(self, count: int, generator: torch.Generator) -> Tensor:
+        """Random indices of renders, `[count]`."""
         return randint(len(self.images), (count,), generator)
 
     def crops(self, count: int, side: int, generator: torch.Generator) -> Tensor:
