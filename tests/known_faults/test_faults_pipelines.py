@@ -394,7 +394,6 @@ def test_generate_waits_for_another_threads_picture(pipe):
 
 
 # --------------------------------------------------------------------------------------- clean-up
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A14: the hook comes last")
 def test_an_interrupt_during_clean_up_leaves_no_hook(pipe, monkeypatch):
     own = copy.copy(pipe)
     own.transformer = copy.deepcopy(pipe.transformer)  # what is left behind is left in a copy
