@@ -42,11 +42,11 @@ $(READY): pyproject.toml constraints.txt
 demo: setup ## paint the same prompt without and with a layout
 	@$(VENV)/bin/densenb demo
 
-lint: setup ## ruff, its format, which room may import which, and types of the public API
-	@status=0; for tool in "ruff check ." "ruff format --check ." "mypy"; do \
-	  echo "densenb: $$tool"; $(PY) -m $$tool || status=1; done; \
-	echo "densenb: import contracts"; $(VENV)/bin/lint-imports --no-logo 2>/dev/null || \
-	  $(VENV)/bin/lint-imports || status=1; \
+lint: setup ## ruff, its format, types of the public API, and which room may import which
+	@status=0; \
+	for tool in "ruff check" "ruff format --check" mypy "lint-imports --no-logo"; do \
+	  echo "densenb: $$tool"; $(VENV)/bin/$$tool || status=1; \
+	done; \
 	exit $$status
 
 NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \

@@ -1,4 +1,4 @@
-"""What the pages name is there: files of the tree, and modules and names of the package."""
+"""What the pages name is there: files, modules and names of the package, targets of make."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("noteboo
 PAGES.remove(ROOT / "CHANGELOG.md")  # it also names what is gone
 FILE = re.compile(r"(?<![\w/])(?:densenb|docs|experiments|notebooks|tests|tools)/[\w/.-]*\.\w+")
 LINK = re.compile(r"\]\((?!https?://)([\w/-]*\.[\w./-]+)")
+CALLS = [*PAGES, *ROOT.glob(".github/**/*.yml"), ROOT / ".ci" / "run"]
+TARGET = re.compile(
+    r"(?:`|^ *(?:- )?(?:run: )?)make ([a-z-]+)(?=`| +#| *$| [A-Z_]+=| \|\|| 2>)", re.M
+)
 NAME = re.compile(r"(?<![\w/.])densenb(?:\.[A-Za-z_]\w*)+")
 
 
@@ -37,3 +41,10 @@ def test_files_links_and_names_of_a_page_are_there(page: Path) -> None:
     gone += [link for link in LINK.findall(text) if not (page.parent / link).exists()]
     gone += [name for name in NAME.findall(text) if not found(name)]
     assert not gone
+
+
+def test_every_target_of_make_that_is_called_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
+    called = {name for path in CALLS for name in TARGET.findall(path.read_text(encoding="utf-8"))}
+    assert {"lint", "setup", "test", "test-colab"} <= called <= targets

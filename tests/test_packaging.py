@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -186,6 +188,91 @@ def test_import_touches_neither_network_nor_gpu() -> None:
     command = [sys.executable, "-c", QUIET_IMPORT]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.strip() == "quiet", result.stderr
+
+
+# ---------------------------------------------------------------- the house
+
+HOUSE = ROOT / "densenb"
+ROOMS = {
+    *("layout", "modulation", "attention", "sd3", "recording", "models", "plots", "widgets"),
+    *("evaluation", "lessons", "miniature", "cli"),
+}
+LINES = 450  # one idea a file; the kernels keep two passes and their tuning together
+
+
+def source_files() -> list[Path]:
+    return sorted(HOUSE.rglob("*.py"))
+
+
+def test_the_top_floor_has_only_the_rooms_and_three_files() -> None:
+    floor = {path.name for path in HOUSE.iterdir()} - {"__pycache__"}
+    assert floor == {*ROOMS, "__init__.py", "sampling.py", "py.typed"}
+
+
+def test_the_contract_orders_every_room() -> None:
+    contracts = PYPROJECT["tool"]["importlinter"]["contracts"]
+    (down,) = [contract for contract in contracts if contract["type"] == "layers"]
+    assert down["exhaustive"]
+    assert sorted(down["layers"]) == sorted([*ROOMS, "sampling"])
+
+
+def test_no_file_is_long() -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in source_files()}
+    long = {str(path.relative_to(HOUSE)) for path, count in lines.items() if count > LINES}
+    assert long <= {"attention/kernels.py"}
+
+
+# ---------------------------------------------------------------- the wheel
+
+FROM_WHEEL = """
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+home, *names = sys.argv[1:]
+import densenb as dnb
+
+for name in names:
+    if name == "densenb.attention.kernels" and importlib.util.find_spec("triton") is None:
+        continue
+    module = importlib.import_module(name)
+    assert Path(module.__file__).is_relative_to(home), f"{name} is from {module.__file__}"
+
+from densenb.evaluation import measured
+
+layout = dnb.Layout("a red cube", [dnb.Region("a red cube", dnb.box(0.1, 0.1, 0.6, 0.9))])
+(image,) = dnb.generate(
+    dnb.load("tiny"), layout, seeds=1, steps=1, height=128, width=128, progress=lambda *_: None
+)
+print(image.size, len(measured.table("measure")) > 0)
+"""
+
+
+def test_a_wheel_has_every_module_and_the_miniature(tmp_path: Path) -> None:
+    source, site = tmp_path / "source", tmp_path / "site"
+    for name in ("densenb", "docs"):  # a copy, so that the checkout gets no build folder
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, source]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob("densenb-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True)
+
+    files = (path.relative_to(ROOT) for path in HOUSE.rglob("*") if path.is_file())
+    wanted = {path for path in files if path.parent.name != "__pycache__"}
+    assert {path for path in wanted if not (site / path).is_file()} == set()
+
+    paths = [path.relative_to(ROOT).with_suffix("") for path in source_files()]
+    names = [".".join(path.parts).removesuffix(".__init__") for path in paths]
+    command = [sys.executable, "-P", "-c", FROM_WHEEL, site, *names]
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert result.stdout.strip() == "(128, 128) True", result.stderr
 
 
 # ---------------------------------------------------------------- no machine but the reader's

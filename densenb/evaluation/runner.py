@@ -36,6 +36,7 @@ from densenb.evaluation.tables import GROUND_TRUTH, ceiling_row, method_row, set
 from densenb.layout.layout import Layout, against_neighbours
 from densenb.layout.validation import check_count
 from densenb.models.overflow import check_finite
+from densenb.models.pipeline import Pipeline
 from densenb.models.tiers import tier
 from densenb.modulation.baselines import (
     HardMask,
@@ -56,7 +57,7 @@ __all__ = [
     "latent_shape", "measure", "steps_and_guidance",
 ]  # fmt: skip
 
-METHODS: dict[str, Callable[[Any], Rule | None]] = {
+METHODS: dict[str, Callable[[Pipeline], Rule | None]] = {
     "stock": lambda pipe: None,
     "transferred": lambda pipe: DenseConfig(),
     "published": lambda pipe: DenseConfig.published(),
@@ -104,13 +105,15 @@ def default_batch(device: str) -> int:
     return 64 if device.startswith("cuda") else 8
 
 
-def latent_shape(pipe: Any) -> tuple[int, int, int]:
+def latent_shape(pipe: Pipeline) -> tuple[int, int, int]:
     """Channels, rows and columns of the latents of one picture at the tier's size."""
     this, factor = tier(pipe), pipe.vae_scale_factor
     return pipe.transformer.config.in_channels, this.height // factor, this.width // factor
 
 
-def steps_and_guidance(pipe: Any, steps: int | None, guidance: float | None) -> tuple[int, float]:
+def steps_and_guidance(
+    pipe: Pipeline, steps: int | None, guidance: float | None
+) -> tuple[int, float]:
     """Steps and guidance, the tier's where they are None."""
     this = tier(pipe)
     steps = this.steps if steps is None else steps
@@ -118,7 +121,7 @@ def steps_and_guidance(pipe: Any, steps: int | None, guidance: float | None) -> 
 
 
 def draw(
-    pipe: Any,
+    pipe: Pipeline,
     rule: Rule | None,
     layouts: list[Layout],
     latents: Tensor,
@@ -146,7 +149,11 @@ def draw(
 
 
 def artist(
-    pipe: Any, method: str, suite: Suite, steps: int | None = None, guidance: float | None = None
+    pipe: Pipeline,
+    method: str,
+    suite: Suite,
+    steps: int | None = None,
+    guidance: float | None = None,
 ) -> Artist:
     """A function that draws a method's pictures [B, 3, H, W] of (noise seed, scene) pairs.
 
@@ -187,7 +194,7 @@ class Job:
 
 
 def plan_jobs(
-    pipe: Any,
+    pipe: Pipeline,
     rules: Mapping[str, Rule | None],
     suite: Suite,
     seeds: Sequence[int],
@@ -238,14 +245,14 @@ def weights_id(model: torch.nn.Module) -> str:
 
 
 def evaluate(
-    pipe: Any, methods: Sequence[str], suite: Suite, **options: Any
+    pipe: Pipeline, methods: Sequence[str], suite: Suite, **options: Any
 ) -> list[dict[str, Any]]:
     """Score methods on a suite: the rows of `evaluate_each`, which has the options, as a list."""
     return list(evaluate_each(pipe, methods, suite, **options))
 
 
 def evaluate_each(
-    pipe: Any,
+    pipe: Pipeline,
     methods: Sequence[str],
     suite: Suite,
     seeds: Sequence[int] = (0,),
@@ -355,5 +362,5 @@ def judged(job: Job, keys: Sequence[Key], suite: Suite, judge: Judge) -> list[di
     return results(keys, scores, features)
 
 
-def _dtype(pipe: Any) -> str:
+def _dtype(pipe: Pipeline) -> str:
     return str(pipe.transformer.dtype).removeprefix("torch.")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from densenb.evaluation import metrics
 from densenb.evaluation.suites import Suite
+from densenb.models.pipeline import Pipeline
 from densenb.models.tiers import tier
 from densenb.modulation.rule import Rule
 
@@ -85,7 +86,9 @@ def headline_of(suite: Suite, scores: metrics.ObjectScores) -> str:
     return suite.headline
 
 
-def ceiling_row(pipe: Any, suite: Suite, fixed: dict[str, Any], headline: str) -> dict[str, Any]:
+def ceiling_row(
+    pipe: Pipeline, suite: Suite, fixed: dict[str, Any], headline: str
+) -> dict[str, Any]:
     """The score of a method that follows the token grid perfectly, for mIoU and box IoU."""
     this = tier(pipe)
     token = pipe.vae_scale_factor * pipe.transformer.config.patch_size

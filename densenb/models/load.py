@@ -18,6 +18,7 @@ from densenb.models.architecture import PARTS, REPOSITORIES, saved_sizes, sizes
 from densenb.models.download import WITHOUT_T5, cache_folder, fetch, is_cached
 from densenb.models.load_planned import dtype_argument, load_planned, quiet_loading
 from densenb.models.memory_plan import MemoryPlan, choose, here
+from densenb.models.pipeline import Pipeline
 from densenb.models.tiers import TIERS, TINY, Tier, generic_tier, set_tier
 
 MINIATURE = Path(__file__).parents[1] / "miniature" / "assets" / "model"
@@ -31,7 +32,7 @@ def load(
     *,
     t5: bool = True,
     plan: MemoryPlan | None = None,
-) -> StableDiffusion3Pipeline:
+) -> Pipeline:
     """A pipeline ready to sample: in eval mode, without gradients, its own progress bar off.
 
     Args:
@@ -80,7 +81,7 @@ def load(
     return pipe.to(device or "cpu")
 
 
-def load_or_tiny(name_or_path: str | Path, **options: Any) -> StableDiffusion3Pipeline:
+def load_or_tiny(name_or_path: str | Path, **options: Any) -> Pipeline:
     """`load`, but the miniature, under a banner, if the model cannot be had here.
 
     For the first cell of a notebook, so that the lesson can run; programs should use `load`.
@@ -120,7 +121,7 @@ def weights_gb(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.glob("*/*.safetensors")) / 1e9
 
 
-def _saved_tier(pipe: Any, folder: Path) -> Tier:
+def _saved_tier(pipe: Pipeline, folder: Path) -> Tier:
     """The miniature's tier if the folder has its tokens: another state of it (`make states`)."""
     files = [root / "tokenizer_3" / "tokenizer.json" for root in (folder, MINIATURE)]
     saved = [json.loads(file.read_text("utf-8"))["model"] for file in files if file.is_file()]

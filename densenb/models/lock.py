@@ -5,16 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from weakref import WeakKeyDictionary
 
-_locks: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
+from densenb.models.pipeline import Pipeline
 
-
+_locks: WeakKeyDictionary[Pipeline, threading.Lock] = WeakKeyDictionary()
 _making = threading.Lock()  # two threads must not make two locks for one pipeline
 
 
-def take(pipe: Any) -> threading.Lock:
+def take(pipe: Pipeline) -> threading.Lock:
     """Take the pipeline's lock and return it; release it when done. RuntimeError if it's taken."""
     with _making:
         lock = _locks.setdefault(pipe, threading.Lock())
@@ -26,7 +25,7 @@ def take(pipe: Any) -> threading.Lock:
 
 
 @contextmanager
-def alone(pipe: Any) -> Iterator[None]:
+def alone(pipe: Pipeline) -> Iterator[None]:
     """Keep jobs off the pipeline in the `with` block; RuntimeError while one is running."""
     lock = take(pipe)
     try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Pipeline(Protocol):
@@ -23,8 +26,25 @@ class Pipeline(Protocol):
     text_encoder_3: Any
     tokenizer_max_length: int
     vae_scale_factor: int
-    do_classifier_free_guidance: bool
+
+    @property
+    def components(self) -> dict[str, Any]: ...
+
+    @property
+    def config(self) -> Any: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def do_classifier_free_guidance(self) -> bool: ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def encode_prompt(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def set_progress_bar_config(self, **kwargs: Any) -> None: ...
+
+    def to(self, *args: Any, **kwargs: Any) -> Any: ...

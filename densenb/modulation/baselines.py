@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from densenb.models.pipeline import Pipeline
 from densenb.modulation.formulas import area_weight, same_region
 from densenb.modulation.plan import Plan, Step
 from densenb.modulation.rule import Rule
@@ -74,7 +75,7 @@ class HardMask(Rule):
         return scores.masked_fill(~seen[:, None], float("-inf")).softmax(dim=-1)
 
     @classmethod
-    def alternating(cls, pipe: Any) -> HardMask:
+    def alternating(cls, pipe: Pipeline) -> HardMask:
         """In every other block, starting with the first, as InvokeAI does for coherent pictures."""
         return cls(blocks=tuple(range(0, pipe.transformer.config.num_layers, 2)))
 
@@ -146,7 +147,7 @@ class MultiplyWeights(Rule):
     masks: str = "nearest"
 
     @classmethod
-    def for_model(cls, pipe: Any, **settings: Any) -> MultiplyWeights:
+    def for_model(cls, pipe: Pipeline, **settings: Any) -> MultiplyWeights:
         """The rule for the depth of the pipeline's transformer."""
         depth = pipe.transformer.config.num_layers
         return cls(blocks=tuple(range(round(depth * 5 / 57), depth)), **settings)

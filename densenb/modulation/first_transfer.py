@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from densenb.models.pipeline import Pipeline
 from densenb.modulation.dense_config import DenseConfig
 from densenb.modulation.formulas import area_weight, same_region
 from densenb.modulation.plan import Plan, Step
@@ -70,7 +71,7 @@ class Transfer(DenseConfig):
             raise ValueError("temperature is 0, but scores are divided by it: 1 leaves them alone.")
 
     @classmethod
-    def reported(cls, pipe: Any) -> Transfer:
+    def reported(cls, pipe: Pipeline) -> Transfer:
         """Equations 1 to 4 as printed: attention in every step, latents in the first 30 %."""
         return cls(
             window=1.0,
@@ -174,17 +175,17 @@ alone.
 """
 
 
-def repaired(pipe: Any, changes: Mapping[str, Any]) -> Transfer:
+def repaired(pipe: Pipeline, changes: Mapping[str, Any]) -> Transfer:
     """The report with something changed."""
     return replace(Transfer.reported(pipe), **changes)
 
 
-def relapsed(pipe: Any, **changes: Any) -> Transfer:
+def relapsed(pipe: Pipeline, **changes: Any) -> Transfer:
     """The library's setting with something of the report put back."""
     return replace(Transfer.recommended(pipe), **changes)
 
 
-REPAIRS: dict[str, Callable[[Any], Rule]] = {
+REPAIRS: dict[str, Callable[[Pipeline], Rule]] = {
     "report": Transfer.reported,
     **{
         name: partial(repaired, changes=changes)
@@ -196,14 +197,14 @@ REPAIRS: dict[str, Callable[[Any], Rule]] = {
 }
 """Name -> the rule for a pipeline: the report, each repair on top of the last, then the setting."""
 
-READINGS: dict[str, Callable[[Any], Rule]] = {
+READINGS: dict[str, Callable[[Pipeline], Rule]] = {
     "report-inert": lambda pipe: repaired(pipe, {"layers": "none"}),
     "report-image-only": lambda pipe: repaired(pipe, {"layers": "image-only"}),
     "report-larger": lambda pipe: repaired(pipe, {"size_factor": 2.0}),
 }
 """Other readings of the report: its mask reaches no layer, or only `attn2`; a larger factor."""
 
-RELAPSES: dict[str, Callable[[Any], Rule]] = {
+RELAPSES: dict[str, Callable[[Pipeline], Rule]] = {
     "relapse-scale": lambda pipe: relapsed(pipe, temperature=Transfer.reported(pipe).temperature),
     "relapse-embedding": lambda pipe: relapsed(pipe, embedding=1.0),
     "relapse-renoise": lambda pipe: relapsed(pipe, renoise=0.3),

@@ -12,6 +12,7 @@ from densenb.layout.layout import Layout, Region
 from densenb.layout.masks import box
 from densenb.layout.phrases import find_phrase
 from densenb.models.lock import alone
+from densenb.models.pipeline import Pipeline
 from densenb.modulation.dense_config import DenseConfig
 from densenb.modulation.rule import Rule
 from densenb.recording.record import Record
@@ -31,7 +32,7 @@ class Both(NamedTuple):
 
 
 def record_both(
-    pipe: Any,
+    pipe: Pipeline,
     layout: Layout,
     config: Rule = DenseConfig(),  # noqa: B008 (frozen)
     seed: int = 0,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from densenb.layout.layout import Layout
+from densenb.models.pipeline import Pipeline
 from densenb.modulation.formulas import same_region
 from densenb.modulation.rule import Rule
 from densenb.recording.record import MAPS, Columns
@@ -130,7 +131,12 @@ def by_quadrant(value: Any, image: int) -> Tensor:
 
 
 def token_places(
-    pipe: Any, layout: Layout, columns: Columns, grid: tuple[int, int], text: int, conditional: bool
+    pipe: Pipeline,
+    layout: Layout,
+    columns: Columns,
+    grid: tuple[int, int],
+    text: int,
+    conditional: bool,
 ) -> Places:
     """The places of a layout's row, or of the negative prompt's row beside it (not conditional).
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from densenb.layout.layout import Layout, check_layouts
 from densenb.layout.validation import check_indices, check_one_of
+from densenb.models.pipeline import Pipeline
 from densenb.recording.pooling import Places, phrase_maps, pool, scores_of, token_places
 from densenb.recording.record import MAPS, Columns, Entry, Record, group_names
 from densenb.sd3.forward_pass import Owners, Reading, check_owners, read_pass, row_owners
@@ -92,7 +93,7 @@ class Recorder(Record):
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         layouts: Sequence[Layout],
         steps: Iterable[int] | None,
         blocks: Iterable[int] | None,
@@ -281,7 +282,7 @@ class Recorder(Record):
 
 @contextmanager
 def record_attention(
-    pipe: Any,
+    pipe: Pipeline,
     layout: Layout | Sequence[Layout],
     *,
     steps: Iterable[int] | None = None,

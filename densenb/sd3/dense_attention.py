@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from densenb.layout.layout import Layout, check_layouts
+from densenb.models.pipeline import Pipeline
 from densenb.modulation.dense_config import DenseConfig
 from densenb.modulation.plan import Step
 from densenb.modulation.rule import Rule
@@ -49,7 +50,7 @@ class Dense:
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         layouts: Sequence[Layout],
         rule: Rule,
         inputs: dict,
@@ -181,7 +182,7 @@ class Dense:
             text[self.now.rows] = self.rule.edit_text(text[self.now.rows], plan, reading.step)
         return args[len(forward_pass.ARGUMENTS) :], given | {"encoder_hidden_states": text}
 
-    def _after_step(self, pipe: Any, index: int, timestep: Tensor, state: dict) -> dict:
+    def _after_step(self, pipe: Pipeline, index: int, timestep: Tensor, state: dict) -> dict:
         """The callback after each step for rules that edit latents, then the caller's own."""
         latents = state["latents"]
         inside = self._inside.repeat_interleave(len(latents) // len(self._inside), dim=0)
@@ -205,7 +206,7 @@ class Stock:
 
 @contextmanager
 def dense_attention(
-    pipe: Any,
+    pipe: Pipeline,
     layout: Layout | Sequence[Layout],
     config: Rule | None = DenseConfig(),  # noqa: B008 (frozen)
     **call_kwargs: Any,
@@ -270,7 +271,7 @@ def check_choice(rule: Rule, transformer: Any) -> None:
             )
 
 
-def token_grid(pipe: Any, height: int, width: int) -> tuple[int, int]:
+def token_grid(pipe: Pipeline, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of image tokens; ValueError if the picture (in pixels) does not divide."""
     scale = pipe.vae_scale_factor * pipe.transformer.config.patch_size
     if height % scale or width % scale:

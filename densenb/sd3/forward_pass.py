@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from densenb.models.pipeline import Pipeline
 from densenb.modulation.plan import Step
 
 ARGUMENTS = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timestep")
@@ -33,7 +34,7 @@ class Reading(NamedTuple):
     device: torch.device
 
 
-def read_pass(pipe: Any, args: tuple, kwargs: dict) -> Reading:
+def read_pass(pipe: Pipeline, args: tuple, kwargs: dict) -> Reading:
     """The step and sizes of a call `pipe.transformer(*args, **kwargs)`.
 
     ValueError for timesteps that differ between rows or are not in the schedule, and for fewer
@@ -60,7 +61,7 @@ def read_pass(pipe: Any, args: tuple, kwargs: dict) -> Reading:
 
 
 def row_owners(
-    pipe: Any,
+    pipe: Pipeline,
     reading: Reading,
     layouts: int,
     named: Owners | None,

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 
 from densenb.layout.layout import TOKEN_PIXELS, Layout
+from densenb.models.pipeline import Pipeline
 from densenb.sd3.spans import clip_tokenizers, layout_spans, t5_tokenizers
 
 
@@ -54,7 +55,7 @@ class Preview:
 
 def preview(
     layout: Layout,
-    pipe,
+    pipe: Pipeline,
     height: int | None = None,
     width: int | None = None,
     t5_length: int | None = None,

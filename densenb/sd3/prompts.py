@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from densenb.layout.layout import Layout
+from densenb.models.pipeline import Pipeline
 from densenb.models.text_encoders import FrugalPipeline
 from densenb.models.tiers import tier
 from densenb.modulation.rule import Rule
@@ -18,7 +19,7 @@ from densenb.sd3.spans import find_spans, layout_spans
 
 @torch.no_grad()
 def encode(
-    pipe,
+    pipe: Pipeline,
     layouts: Layout | Sequence[Layout],
     t5_length: int,
     phrases_alone: bool = False,
@@ -97,7 +98,7 @@ TEXT_ARGUMENTS = ("prompt", "prompt_2", "prompt_3", "prompt_embeds", "pooled_pro
 
 
 def call_inputs(
-    pipe: Any, layout: Layout | Sequence[Layout], rule: Rule | None, **call_kwargs: Any
+    pipe: Pipeline, layout: Layout | Sequence[Layout], rule: Rule | None, **call_kwargs: Any
 ) -> dict[str, Any]:
     """The arguments for `pipe(**inputs)`: the layout's text, the tier's values, then `call_kwargs`.
 

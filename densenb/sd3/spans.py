@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from densenb.layout.layout import Layout
 from densenb.layout.phrases import find_phrase
+from densenb.models.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Spans:
     t5: tuple[int, ...]
 
 
-def find_spans(pipe, text: str, phrase: str, t5_length: int, occurrence: int = 0) -> Spans:
+def find_spans(
+    pipe: Pipeline, text: str, phrase: str, t5_length: int, occurrence: int = 0
+) -> Spans:
     """The tokens of an occurrence (counted from 0) of `phrase` in `text`, in CLIP and in T5.
 
     If one encoder cuts off the phrase, the span there has only what is left (`()` if nothing), with
@@ -125,11 +128,11 @@ def _token_ids(tokenizer, text: str) -> tuple[tuple[int, ...], int]:
     return tuple(ids), lead
 
 
-def clip_tokenizers(pipe) -> list:
+def clip_tokenizers(pipe: Pipeline) -> list:
     return [t for t in (pipe.tokenizer, pipe.tokenizer_2) if t is not None]
 
 
-def t5_tokenizers(pipe) -> list:
+def t5_tokenizers(pipe: Pipeline) -> list:
     return [t for t in (pipe.tokenizer_3,) if t is not None]
 
 

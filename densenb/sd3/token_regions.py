@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from densenb.layout.layout import Layout
+from densenb.models.pipeline import Pipeline
 from densenb.modulation.plan import Plan
 from densenb.modulation.rule import Rule
 from densenb.sd3.spans import clip_tokenizers, layout_spans, t5_tokenizers, text_positions
 
 
 def token_regions(
-    pipe: Any, layout: Layout, rule: Rule, grid: tuple[int, int], t5_length: int, columns: int
+    pipe: Pipeline, layout: Layout, rule: Rule, grid: tuple[int, int], t5_length: int, columns: int
 ) -> Tensor:
     """Which joint token is in which region: `[N, columns]`, image first, then CLIP, then T5.
 
@@ -41,7 +42,7 @@ def token_regions(
 class Plans:
     """The plans of some layouts under one rule, made on first use and then cached."""
 
-    def __init__(self, pipe: Any, layouts: Sequence[Layout], rule: Rule) -> None:
+    def __init__(self, pipe: Pipeline, layouts: Sequence[Layout], rule: Rule) -> None:
         self._pipe, self._layouts, self._rule = pipe, layouts, rule
         self._columns = max(len(layout.regions) for layout in layouts) + 1
         self._members: dict[tuple, Tensor] = {}

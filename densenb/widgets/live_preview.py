@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageOps
@@ -19,6 +18,7 @@ from torch import Tensor
 from densenb.layout.layout import Layout
 from densenb.layout.masks import Pixels
 from densenb.layout.validation import check_count
+from densenb.models.pipeline import Pipeline
 from densenb.models.tiers import tier
 from densenb.modulation.dense_config import DenseConfig
 from densenb.modulation.formulas import (
@@ -37,7 +37,7 @@ PANEL = 176  # pixels
 
 
 # ----------------------------------------------------------------------------- what it amounts to
-def sampling_steps(pipe: Any, count: int) -> list[Step]:
+def sampling_steps(pipe: Pipeline, count: int) -> list[Step]:
     """The steps of a sampling in `count` steps; the scheduler of `pipe` itself is not changed."""
     check_count("steps", count)
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
@@ -46,7 +46,9 @@ def sampling_steps(pipe: Any, count: int) -> list[Step]:
     return [Step(index, count, sigma) for index, sigma in enumerate(sigmas)]
 
 
-def layout_plan(pipe: Any, layout: Layout, config: DenseConfig) -> tuple[Plan, tuple[int, int]]:
+def layout_plan(
+    pipe: Pipeline, layout: Layout, config: DenseConfig
+) -> tuple[Plan, tuple[int, int]]:
     """The plan of the layout at the tier's size, and the grid (rows, columns) of its image."""
     this = tier(pipe)
     scale = pipe.vae_scale_factor * pipe.transformer.config.patch_size

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from densenb.layout.layout import Layout
 from densenb.layout.png import read_png
+from densenb.models.pipeline import Pipeline
 from densenb.models.tiers import tier
 from densenb.modulation.dense_config import DenseConfig
 from densenb.plots.pictures import overlay, to_image
@@ -77,7 +78,7 @@ class Playground(Shown):
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         layout: Layout,
         config: DenseConfig = DenseConfig(),  # noqa: B008 (frozen)
         steps: int | None = None,
@@ -254,7 +255,7 @@ class Playground(Shown):
     def _picture(self, name: str, rule: DenseConfig | None, made: Made, job: Job) -> Image.Image:
         before: Tensor | None = None
 
-        def after_step(pipe: Any, index: int, time: Any, state: dict) -> dict:
+        def after_step(pipe: Pipeline, index: int, time: Any, state: dict) -> dict:
             nonlocal before
             latents, every, done = state["latents"], self.every.value, index + 1
             if every and before is not None and done % every == 0 and done < made.steps:
@@ -361,7 +362,7 @@ def foreseen(before: Tensor, after: Tensor, sigma: Tensor, next_sigma: Tensor) -
 
 
 @torch.no_grad()
-def half_size(pipe: Any, latents: Tensor) -> Image.Image:
+def half_size(pipe: Pipeline, latents: Tensor) -> Image.Image:
     """Latents [1, C, h, w] decoded at half the picture's size."""
     vae = pipe.vae
     small = F.avg_pool2d(latents.float(), 2).to(vae.device, vae.dtype)  # (1, C, h / 2, w / 2)

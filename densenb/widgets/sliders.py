@@ -26,6 +26,7 @@ from densenb.layout.layout import Layout, Region
 from densenb.layout.masks import Box, Ellipse, Mask, box, ellipse
 from densenb.layout.validation import is_whole
 from densenb.models.lock import alone
+from densenb.models.pipeline import Pipeline
 from densenb.models.tiers import tier
 from densenb.modulation.dense_config import DenseConfig
 from densenb.plots.pictures import overlay
@@ -140,7 +141,7 @@ class ConfigSliders(Shown):
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: Pipeline,
         layout: Layout,
         settings: Sequence[str] = (),
         config: DenseConfig = DenseConfig(),  # noqa: B008 (frozen)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from densenb.models.lock import take
+from densenb.models.pipeline import Pipeline
 
 
 class Cancelled(Exception):
@@ -25,7 +25,7 @@ class Job:
     job has the pipeline.
     """
 
-    def __init__(self, pipe: Any, work: Callable[[Job], None]) -> None:
+    def __init__(self, pipe: Pipeline, work: Callable[[Job], None]) -> None:
         self.error: BaseException | None = None
         self._work, self._stop, self._lock = work, threading.Event(), take(pipe)
         # A daemon thread, so that a kernel shuts down without waiting for a picture.

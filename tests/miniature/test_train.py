@@ -16,6 +16,7 @@ from densenb.miniature import captions, models, tokenizers
 from densenb.miniature.oracle import GRID, Oracle, OracleLabels
 from densenb.miniature.training import loop, train
 from densenb.miniature.training.loop import Loop, Schedule, step_generator
+from densenb.miniature.training.pool import Pool
 from densenb.miniature.world import World, sample_scenes
 
 pytestmark = pytest.mark.usefixtures("few_backgrounds")
@@ -207,7 +208,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def test_a_pool_keeps_renders_and_labels():
-    pool = train.Pool(3, torch.device("cpu"), seed=4, chunk=2)
+    pool = Pool(3, torch.device("cpu"), seed=4, chunk=2)
     truth = World().render(sample_scenes(3, seed=4))
     assert ((pool.images / 255 - truth.images).abs() <= 0.5 / 255 + 1e-5).all()
     assert pool.nouns.equal(truth.nouns[:, 2::4, 2::4].byte()) and pool.nouns.shape[1] == GRID

@@ -27,51 +27,15 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from densenb.miniature import captions, models, tokenizers
-from densenb.miniature.oracle import GRID, Oracle
+from densenb.miniature.oracle import Oracle
 from densenb.miniature.training.loop import Loop, Schedule
+from densenb.miniature.training.pool import Pool, randint
 from densenb.miniature.world import World, sample_scenes
 
 Tokenizers = tuple[CLIPTokenizer, CLIPTokenizer, T5TokenizerFast]
 LONG_EVERY = 8  # one batch in eight pads T5 to 256 tokens, one in eight is not square
 SHORT_T5 = 44  # tokens in most batches; one training caption in thousands has more
 NARROW = (192, 320)  # height, width of non-square pictures: 240 image tokens, either way round
-
-
-# --- pictures ---------------------------------------------------------------------------------
-
-
-class Pool:
-    """Renders kept on the device as bytes, with their labels: `draw` picks random ones."""
-
-    def __init__(self, size: int, device: torch.device, seed: int, chunk: int = 256):
-        world, side = World(device), models.PIXELS
-        self.images = torch.empty(size, 3, side, side, dtype=torch.uint8, device=device)
-        self.nouns = torch.empty(size, GRID, GRID, dtype=torch.uint8, device=device)
-        self.colours = torch.empty_like(self.nouns)
-        scenes = sample_scenes(size, seed=seed)
-        for i in range(0, size, chunk):
-            part = slice(i, i + chunk)
-            drawn = world.render(scenes[part])
-            self.images[part] = (drawn.images * 255).round().byte()
-            # the label at the middle of each 4 x 4 patch of pixels
-            self.nouns[part] = drawn.nouns[:, 2::4, 2::4]
-            self.colours[part] = drawn.colours[:, 2::4, 2::4]
-
-    def pick(self, count: int, generator: torch.Generator) -> Tensor:
-        return _randint(len(self.images), (count,), generator)
-
-    def crops(self, count: int, side: int, generator: torch.Generator) -> Tensor:
-        """Random square crops `[count, 3, side, side]` in [-1, 1]."""
-        line = torch.arange(side, device=generator.device)
-        y, x = _randint(models.PIXELS - side + 1, (2, count, 1), generator)  # (count, 1) each
-        rows, columns = (y + line)[:, None, :, None], (x + line)[:, None, None, :]
-        planes = torch.arange(3, device=generator.device)[:, None, None]
-        index = self.pick(count, generator)[:, None, None, None]  # (count, 1, 1, 1)
-        return self.images[index, planes, rows, columns].float() / 127.5 - 1
-
-
-def _randint(high: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    return torch.randint(high, shape, generator=generator, device=generator.device)
 
 
 def _loop(name: str, args, accelerator: Accelerator, model: nn.Module, batch, rate: float) -> Loop:
@@ -325,8 +289,8 @@ class Latents:
         print(f"latents: {size} of {height} x {width} in {spent:.0f} s", flush=True)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        index = _randint(len(self.latents), (count,), generator)
-        kind = _randint(self.kinds, (count,), generator)
+        index = randint(len(self.latents), (count,), generator)
+        kind = randint(self.kinds, (count,), generator)
         clip, t5 = self.clip[index, kind].long(), self.t5[index, kind].long()
         return self.latents[index].float(), clip, t5
 
