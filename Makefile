@@ -92,7 +92,7 @@ $(COLAB_READY): pyproject.toml constraints-colab.txt
 test-slow: setup ## each notebook twice in one kernel; mistakes that notebooks have to catch
 	@$(PY) -m pytest tests -m slow
 
-screenshots: setup ## walk notebook 11 in a browser, and renew the README's picture of it
+screenshots: setup ## walk notebook 11 in a browser, and renew docs/playground.png
 	@DENSENB_REQUIRE_BROWSER=1 $(PY) -m pytest tests/browser/test_newcomer.py --screenshots
 
 lab: setup ## open the notebooks in JupyterLab

@@ -88,9 +88,7 @@ def generate(
     noise = generators(seeds)
     with dense_attention(pipe, layout, config, **call_kwargs) as dense:
         inputs = dict(dense.inputs)
-        edit = inputs.pop(
-            "callback_on_step_end", None
-        )  # of the caller, or of a rule that edits latents
+        edit = inputs.pop("callback_on_step_end", None)  # the caller's, or a rule's on latents
         total = inputs["num_inference_steps"]
         check_count("steps", total)
         done, every = count(1), len(noise) * total

@@ -19,6 +19,7 @@ import densenb as dnb
 from densenb.evaluation.measure import score_layout
 from densenb.evaluation.runner import best_device, draw, latent_shape
 from densenb.evaluation.tables import aligned
+from densenb.plots.pictures import sheet as contact_sheet
 
 CAT = """\
 cat with red umbrella
@@ -98,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(row)
             colour = row["colour"] if " " in phrase else "-"
             lines.append([name, phrase, f"{row['present']}/{len(texts)}", str(colour)])
-    pictures.sheet(sheet).save(out / "sheet.png")
+    contact_sheet(sheet).save(out / "sheet.png")
     (out / "table.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     print(aligned(lines))
     print(f"Pictures: {out / 'sheet.png'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.md")])
 PAGES.remove(ROOT / "CHANGELOG.md")  # it also names what is gone
+LESSONS = sorted(ROOT.glob("notebooks/*.ipynb"))
 FILE = re.compile(r"(?<![\w/])(?:densenb|docs|experiments|notebooks|tests|tools)/[\w/.-]*\.\w+")
 LINK = re.compile(r"\]\((?!https?://)([\w/-]*\.[\w./-]+)")
 CALLS = [*PAGES, *ROOT.glob(".github/**/*.yml"), ROOT / ".ci" / "run"]
@@ -48,3 +50,12 @@ def test_every_target_of_make_that_is_called_is_there() -> None:
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
     called = {name for path in CALLS for name in TARGET.findall(path.read_text(encoding="utf-8"))}
     assert {"lint", "setup", "test", "test-colab"} <= called <= targets
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.name)
+def test_names_in_the_prose_of_a_lesson_are_there(lesson: Path) -> None:
+    cells = json.loads(lesson.read_text(encoding="utf-8"))["cells"]
+    prose = "".join(
+        line for cell in cells if cell["cell_type"] == "markdown" for line in cell["source"]
+    )
+    assert not [name for name in NAME.findall(prose) if not found(name)]

@@ -1,4 +1,4 @@
-"""Modulated attention without the N x N scores: `attention.explicit_attention`, fast and exact.
+"""Modulated attention without the N x N scores: `explicit.explicit_attention`, fast and exact.
 
 For one query, one formula moves all keys of a kind (image, text of a region, other text):
 

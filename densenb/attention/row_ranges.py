@@ -1,6 +1,6 @@
 """The largest and the smallest score of every query, without storing the scores.
 
-Modulation moves scores towards these two. On every device, a matrix multiplication in blocks of
+Modulation moves scores toward these two. On every device, a matrix multiplication in blocks of
 rows finds them. On recent NVIDIA GPUs, a Triton kernel does, which writes no score to memory.
 """
 

@@ -3,6 +3,10 @@
 Start with `runner.py`, which draws every method's pictures of a suite (`suites.py`) and scores them
 (`judges.py`, `metrics.py`) into rows (`tables.py`). `log.py` makes a run resumable, `failures.py`
 shows the worst scenes, `measured.py` reads the committed tables. Taught in notebook 08.
+
+A method is a line in `runner.METHODS`, a suite one in `suites.SUITES`. `measure.py` scores a few
+pictures of one layout, `judge_models.py` has detectors and CLIP, `same_noun.py` splits twins, and
+`ranks.py` compares rankings.
 """
 
 from densenb.evaluation.judges import OracleJudge, score_suite

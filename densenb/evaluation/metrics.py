@@ -11,7 +11,7 @@ Objects come as tensors [B, N] of indices, -1 where a slot is empty (`noun`), wh
 no color word (`colour`) or no second one (`colour2`). Scores are [B, N] with NaN where a score is
 not defined, so that every mean is a `nanmean` over the objects that have the score.
 
-When a noun appears twice in a scene, its pixels are divided between the twins (`twins.py`).
+When a noun appears twice in a scene, its pixels are divided between the twins (`same_noun.py`).
 """
 
 from __future__ import annotations

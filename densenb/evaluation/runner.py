@@ -3,7 +3,7 @@
 Methods and suites are two small registries. A method turns a pipeline into a *rule* for
 `dense_attention` (a `DenseConfig` or a baseline), or into None for the stock pipeline; a suite
 (`suites.py`) turns a count and a seed into scenes. Every method gets the same captions, masks and
-noise. A judge (`judges.py`) scores the pictures, a log (`evaluation_log.py`) keeps the scores, and
+noise. A judge (`judges.py`) scores the pictures, a log (`log.py`) keeps the scores, and
 `tables.py` turns the log into rows.
 """
 
@@ -50,7 +50,6 @@ from densenb.modulation.first_transfer import READINGS, RELAPSES, REPAIRS
 from densenb.modulation.rule import Rule
 from densenb.modulation.stages import RECOMMENDED_RANGE, STAGES
 from densenb.sd3.dense_attention import dense_attention
-from densenb.sd3.prompts import call_inputs
 
 __all__ = [
     "LAYOUTS", "METHODS", "artist", "best_device", "draw", "evaluate", "evaluate_each",
@@ -139,11 +138,8 @@ def draw(
         "guidance_scale": guidance,
         "output_type": "pt",
     }
-    if rule is None:
-        images = pipe(**call_inputs(pipe, layouts, None, **options)).images
-    else:
-        with dense_attention(pipe, layouts, rule, **options) as dense:
-            images = pipe(**dense.inputs).images
+    with dense_attention(pipe, layouts, rule, **options) as dense:
+        images = pipe(**dense.inputs).images
     check_finite(images, "a picture's pixels")
     return images.float()
 

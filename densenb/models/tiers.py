@@ -64,7 +64,7 @@ TIERS = {
 def tier(pipe: Pipeline) -> Tier:
     """The tier of a pipeline's model, so that `from_pipe` keeps it.
 
-    A model that `load` did not make gets SD 3.5's defaults at its size.
+    A model that `load` did not make gets diffusers' defaults for SD 3 at its size.
     """
     return getattr(pipe.transformer, ATTRIBUTE, None) or generic_tier(pipe, name="custom")
 
@@ -75,6 +75,6 @@ def set_tier(pipe: Pipeline, this: Tier) -> None:
 
 
 def generic_tier(pipe: Pipeline, name: str) -> Tier:
-    """SD 3.5's defaults for a model of another size."""
+    """diffusers' defaults for SD 3, at the model's own size."""
     side = pipe.transformer.config.sample_size * pipe.vae_scale_factor
     return Tier(name, name, side, side, 28, 7.0, 256)

@@ -1,4 +1,5 @@
-"""The method as small tensor functions: no pipeline, no diffusers, no transformers.
+"""The method as small tensor functions. Neither diffusers nor transformers is imported; a few
+constructors read a pipeline's configuration.
 
 Start with `formulas.py`, which notebooks 03 to 05 teach, then `dense_config.py`, which applies them
 to a joint row. `rule.py` and `plan.py` define the interface they share with `baselines.py` and

@@ -47,7 +47,7 @@ def value_range(scores: Tensor) -> tuple[Tensor, Tensor]:
 def push_pull(
     scores: Tensor, same: Tensor, strength: Tensor, limits: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """Move pairs of the same region towards their query's maximum, others towards its minimum.
+    """Move pairs of the same region toward their query's maximum, others toward its minimum.
 
     s + a (max - s) for pairs of the same region, s - a (s - min) for the others: with 0 <= a < 1,
     every score stays within the model's own range (Kim et al. 2023). scores `[B, H, Q, K]`, same

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -19,7 +19,6 @@ from densenb.recording.record import Record
 from densenb.recording.recorder import record_attention
 from densenb.sampling import generators
 from densenb.sd3.dense_attention import dense_attention
-from densenb.sd3.prompts import call_inputs
 
 WORD = re.compile(r"\w+(?:[-']\w+)*")
 
@@ -49,15 +48,14 @@ def record_both(
     call = {} if steps is None else {"num_inference_steps": steps}
     both = Both({}, {})
 
-    def draw(name: str, inputs: dict[str, Any]) -> None:
-        with record_attention(pipe, follow or layout, heads="each") as record:
-            (both.pictures[name],) = pipe(**inputs, generator=generators([seed])).images
-        both.records[name] = record
-
     with alone(pipe):
-        draw("stock", call_inputs(pipe, layout, None, **call))
-        with dense_attention(pipe, layout, config, **call) as dense:
-            draw("dense", dense.inputs)
+        for name, rule in (("stock", None), ("dense", config)):
+            with (
+                dense_attention(pipe, layout, rule, **call) as dense,
+                record_attention(pipe, follow or layout, heads="each") as record,
+            ):
+                (both.pictures[name],) = pipe(**dense.inputs, generator=generators([seed])).images
+            both.records[name] = record
     return both
 
 

@@ -33,7 +33,7 @@ from densenb.sd3.processors import (
     stock_processors,
 )
 from densenb.sd3.prompts import call_inputs, encode, negative_layouts
-from densenb.sd3.token_regions import Plans
+from densenb.sd3.token_regions import Plans, token_grid
 
 MANY_TOKENS = 1024  # above this, the scores of one layer take tens of MB and are slow on a CPU
 
@@ -247,7 +247,9 @@ def dense_attention(
         refuse_nesting(pipe.transformer)
         yield Stock(inputs)
         return
-    negatives = negative_layouts(layouts, inputs | call_kwargs)
+    # call_inputs may repeat the negative prompts for num_images_per_prompt; here, one per layout
+    given = inputs | {name: value for name, value in call_kwargs.items() if value is not None}
+    negatives = negative_layouts(layouts, given)
     dense = Dense(pipe, layouts, config, inputs, negatives)
     with exchanged(pipe.transformer, dense.processors, dense.before_pass):
         try:
@@ -269,18 +271,6 @@ def check_choice(rule: Rule, transformer: Any) -> None:
             raise ValueError(
                 f"{what} names {sorted(unknown)}, but this transformer has {what} 0 to {total - 1}."
             )
-
-
-def token_grid(pipe: Pipeline, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of image tokens; ValueError if the picture (in pixels) does not divide."""
-    scale = pipe.vae_scale_factor * pipe.transformer.config.patch_size
-    if height % scale or width % scale:
-        up, across = (-(-side // scale) * scale for side in (height, width))
-        raise ValueError(
-            f"the picture is {height} x {width} pixels, but both have to be multiples of {scale}: "
-            f"give e.g. height={up}, width={across}."
-        )
-    return height // scale, width // scale
 
 
 def chosen_backend(rule: Rule, tokens: int) -> str:

@@ -111,9 +111,8 @@ def check_owners(owners: Owners, layouts: int) -> None:
             )
 
 
-SAME_TIMESTEP = (
-    5.0  # of 1000: bfloat16 rounds a timestep by up to 2, and samplers take steps above 5
-)
+# Of 1000: bfloat16 rounds a timestep by up to 2, and samplers take steps above 5.
+SAME_TIMESTEP = 5.0
 
 
 _fetched = WeakTensorKeyDictionary()  # schedule -> its timesteps as numbers

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from densenb.layout.layout import TOKEN_PIXELS, Layout
 from densenb.models.pipeline import Pipeline
+from densenb.models.tiers import tier
 from densenb.sd3.spans import clip_tokenizers, layout_spans, t5_tokenizers
+from densenb.sd3.token_regions import token_grid
 
 
 @dataclass(frozen=True)
@@ -75,18 +77,17 @@ def preview(
         A `Preview`; `print` it for a table.
 
     Raises:
-        ValueError: As sampling would, for a phrase that has no tokens or is cut off in both
-            encoders.
+        ValueError: As sampling would, for a size that leaves a rest of a token, and for a phrase
+            that has no tokens or is cut off in both encoders.
     """
     if height is None or width is None or t5_length is None:
-        from densenb.models.tiers import tier  # imports diffusers, so only when needed
-
         default = tier(pipe)
         height, width = height or default.height, width or default.width
         t5_length = t5_length or default.t5_length
+    grid = token_grid(pipe, height, width)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        masks = layout.token_masks(height // TOKEN_PIXELS, width // TOKEN_PIXELS)
+        masks = layout.token_masks(*grid)
         spans = [spans for _, spans in layout_spans(pipe, layout, t5_length)]
         negative = layout.negative()
         if negative is not None:

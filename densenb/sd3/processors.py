@@ -170,7 +170,7 @@ def stock_processors(transformer: Any) -> dict[str, JointAttnProcessor2_0]:
     processors = dict(transformer.attn_processors)
     for name, processor in processors.items():
         kind = type(processor).__name__
-        if kind == "RecordingProcessor":
+        if hasattr(processor, "inner"):
             raise RuntimeError(
                 "record_attention is active on this transformer, and dense_attention cannot start "
                 "inside it: open dense_attention first and record_attention inside it."

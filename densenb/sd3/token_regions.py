@@ -105,3 +105,15 @@ def text_regions(
     for tokenizer in t5_tokenizers(pipe):
         special[clip_length:][text_positions(tokenizer, layout.text, t5_length)] = False
     return TextRegions(member, special)
+
+
+def token_grid(pipe: Pipeline, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of image tokens; ValueError if the picture (in pixels) does not divide."""
+    scale = pipe.vae_scale_factor * pipe.transformer.config.patch_size
+    if height % scale or width % scale:
+        up, across = (-(-side // scale) * scale for side in (height, width))
+        raise ValueError(
+            f"the picture is {height} x {width} pixels, but both have to be multiples of {scale}: "
+            f"give e.g. height={up}, width={across}."
+        )
+    return height // scale, width // scale

@@ -1,7 +1,8 @@
 """Sliders, explorer, painter and playground for notebooks.
 
-Start with `sliders.py`. The painter's front end is `painter.js` and `painter.css`; long work runs
-in `worker.py`.
+`sliders.py` moves a layout or a setting (`live_preview.py` draws it). `painter.py`, with
+`painter.js` and `painter.css`, paints masks. `explorer.py` shows recorded attention, and
+`playground.py` joins them (`layout_form.py`; long work runs in `worker.py`).
 """
 
 from densenb.widgets.explorer import SideBySide

@@ -68,7 +68,7 @@ def strength_left(config: DenseConfig, steps: Sequence[Step]) -> list[float]:
 
 
 def text_bias(plan: Plan, config: DenseConfig, step: Step, column: int) -> Tensor:
-    """How far each image token moves towards (+) or away from (-) a region's words: `[image]`.
+    """How far each image token moves toward (+) or away from (-) a region's words: `[image]`.
 
     The unit is the token's range of scores, or logits when `value_range` is None. `column` is the
     region's. A background without a phrase has no words, so nothing moves.
@@ -82,7 +82,7 @@ def text_bias(plan: Plan, config: DenseConfig, step: Step, column: int) -> Tenso
 
 
 def image_bias(plan: Plan, config: DenseConfig, step: Step, query: int) -> Tensor:
-    """How far one image token moves towards (+) or away from (-) each of them: `[image]`."""
+    """How far one image token moves toward (+) or away from (-) each of them: `[image]`."""
     queries = plan.pixels[:, query : query + 1]  # (1, 1, R)
     same = same_region(queries, plan.pixels)[0, 0]  # (image,)
     return _moves(same, queries, config.image_image, plan, config, step)
@@ -91,7 +91,7 @@ def image_bias(plan: Plan, config: DenseConfig, step: Step, query: int) -> Tenso
 def _moves(
     same: Tensor, queries: Tensor, strength: float, plan: Plan, config: DenseConfig, step: Step
 ) -> Tensor:
-    """How far queries `[1, Q, R]` move towards keys of the same region and away from others."""
+    """How far queries `[1, Q, R]` move toward keys of the same region and away from others."""
     # There are thousands of image tokens, but few kinds: weighing each kind once is fast enough.
     kinds, kind = queries[0].unique(dim=0, return_inverse=True)  # (kinds, R), (Q,)
     by_area = area_weight(kinds[None], plan.pixels, config.area, config.overlap_area)  # (1, kinds)
@@ -114,9 +114,9 @@ def live_picture(
 ) -> Image.Image:
     """The regions, their image tokens, and what the first step does to one region's attention.
 
-    There are four panels: the regions; the tokens they get; how far each image token moves towards
+    There are four panels: the regions; the tokens they get; how far each image token moves toward
     or away from the phrase of `region`; and how far the token in the middle of that region moves
-    towards or away from the other image tokens. Colors end at 1 of the range, or at `HIGHEST_BIAS`
+    toward or away from the other image tokens. Colors end at 1 of the range, or at `HIGHEST_BIAS`
     logits. Below are the strengths at each step.
     """
     rows, columns = grid

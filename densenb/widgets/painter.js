@@ -1,7 +1,7 @@
-// The canvas of densenb.painter: each region has its own mask, so regions may overlap.
+// The canvas of painter.py: each region has its own mask, so regions may overlap.
 //
 // A mask is an array of bytes, one per pixel, row by row, from 0 (outside) to 255 (inside). Tools set
-// whole pixels by the rule of densenb.masks: a pixel is inside when its center is. So a painted box
+// whole pixels by the rule of densenb.layout.masks: a pixel is inside when its center is. So a painted box
 // is a box. A layer is a mask and its PNG in base64. Layers never change: every stroke makes a new
 // one. So undo is a list of layers, and an untouched region is sent back as the text from Python.
 

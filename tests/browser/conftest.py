@@ -14,7 +14,7 @@ from lab import ARGUMENTS, ROOT, Lab, Notebook, find_chromium
 from PIL import Image
 
 REQUIRED = os.environ.get("CI") == "true" or os.environ.get("DENSENB_REQUIRE_BROWSER") == "1"
-MEND = "Debian, Ubuntu: apt install chromium; elsewhere: set CHROMIUM to the path of one."
+FIX = "Debian, Ubuntu: apt install chromium; elsewhere: set CHROMIUM to the path of one."
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def chromium() -> Iterator:
         _missing("Playwright is not installed: pip install playwright")
     path = find_chromium()
     if path is None:
-        _missing(f"no Chromium or Chrome was found. {MEND}")
+        _missing(f"no Chromium or Chrome was found. {FIX}")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
@@ -34,7 +34,7 @@ def chromium() -> Iterator:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--screenshots", action="store_true", help="renew the README's pictures, too")
+    parser.addoption("--screenshots", action="store_true", help="renew the pictures in docs/, too")
 
 
 @pytest.fixture

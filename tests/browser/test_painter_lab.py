@@ -11,7 +11,7 @@ from PIL import Image
 
 PAINTER = """
 import densenb as dnb
-from densenb.painter import Painter
+from densenb.widgets.painter import Painter
 
 layout = dnb.Layout("a blue cat and an orange umbrella in a rose garden", [
     dnb.Region("a blue cat", dnb.box(0.05, 0.35, 0.50, 0.95)),

@@ -9,7 +9,7 @@ from hands import handle, keys, paint, row, write
 
 SETUP = """
 import densenb as dnb
-from densenb.playground import Playground
+from densenb.widgets.playground import Playground
 pipe = dnb.load("tiny")
 layout = dnb.Layout("a blue cat and an orange umbrella in a rose garden", [
     dnb.Region("a blue cat", dnb.box(0.05, 0.35, 0.50, 0.95)),

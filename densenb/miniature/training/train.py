@@ -304,7 +304,7 @@ def encode_latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
 
 
 def noise_levels(count: int, generator: torch.Generator, shift: float = 2.0) -> Tensor:
-    """Logit-normal noise levels, shifted towards noise as the sampler's are: `[count]`."""
+    """Logit-normal noise levels, shifted toward noise as the sampler's are: `[count]`."""
     u = torch.randn(count, generator=generator, device=generator.device).sigmoid()
     return shift * u / (1 + (shift - 1) * u)
 
