@@ -111,9 +111,11 @@ def sync(notebook: NotebookNode, name: str, project: Project) -> None:
 
 
 def sync_readme(text: str, project: Project) -> str:
-    """The README with the repository's address in its Colab badges and its pip line."""
+    """The README with the repository's address in its badges, its pip line and its git line."""
     colab = f"research.google.com/github/{project.repository}/blob/{project.branch}/"
     text = re.sub(r"research\.google\.com/github/[\w.-]+/[\w.-]+/blob/[\w.-]+/", colab, text)
+    clone = f"git clone https://github.com/{project.repository} "
+    text = re.sub(r"git clone https://github\.com/[\w.-]+/[\w.-]+ ", clone, text)
     pip = f"git+https://github.com/{project.repository}@{project.branch}"
     return re.sub(r"git\+https://github\.com/[\w.-]+/[\w.-]+@[\w.-]+", pip, text)
 

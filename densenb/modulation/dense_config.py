@@ -64,6 +64,7 @@ class DenseConfig(Rule):
         ValueError: For a value that is not allowed.
     """
 
+    SHARES: ClassVar = (*Rule.SHARES, "area")
     CHOICES: ClassVar = Rule.CHOICES | {
         "value_range": ("quadrant", "row", None),
         "clock": ("sigma", "fraction", "cosine"),

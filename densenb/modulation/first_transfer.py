@@ -49,6 +49,7 @@ class Transfer(DenseConfig):
         segments becomes new noise after the step.
     """
 
+    SHARES: ClassVar = (*DenseConfig.SHARES, "renoise")
     CHOICES: ClassVar = DenseConfig.CHOICES | {
         "mask": ("scores", "weights", "renormalised"),
         "layers": ("all", "image-only", "none"),

@@ -37,7 +37,7 @@ class Rule:
         ValueError: For a value that is not allowed.
     """
 
-    SHARES: ClassVar = ("window", "area", "renoise")  # numbers from 0 to 1; all others are from 0
+    SHARES: ClassVar[tuple[str, ...]] = ("window",)  # numbers from 0 to 1; all others are from 0
     CHOICES: ClassVar[dict[str, tuple]] = {
         "encode_phrases_alone": (False, True),
         "pooled": ("caption", "phrases"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from densenb.layout.layout import Layout
+from densenb.layout.layout import Layout, check_layouts
 from densenb.models.pipeline import Pipeline
 from densenb.models.text_encoders import FrugalPipeline
 from densenb.models.tiers import tier
@@ -34,7 +34,7 @@ def encode(
     information about the others. `pooled` is the pooled text: that of the "caption", or the mean
     over the "phrases", including the background's.
     """
-    layouts = [layouts] if isinstance(layouts, Layout) else list(layouts)
+    layouts = check_layouts(layouts)
     if not isinstance(pipe, FrugalPipeline) and None in (pipe.text_encoder, pipe.text_encoder_2):
         raise ValueError("pipe has no CLIP text encoders: encode before you free them.")
     needed = phrases_alone or pooled == "phrases"
@@ -122,7 +122,7 @@ def call_inputs(
         "max_sequence_length": this.t5_length,
     }
     inputs |= {k: v for k, v in call_kwargs.items() if k not in inputs or v is not None}
-    layouts = [layout] if isinstance(layout, Layout) else list(layout)
+    layouts = check_layouts(layout)
     if rule is None or not (rule.encode_phrases_alone or rule.pooled == "phrases"):
         texts = [each.text for each in layouts]
         return {"prompt": texts[0] if isinstance(layout, Layout) else texts} | inputs

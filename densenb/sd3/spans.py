@@ -73,7 +73,7 @@ def find_spans(
 
 
 def layout_spans(
-    pipe, layout: Layout, t5_length: int, first_match_only: bool = False
+    pipe: Pipeline, layout: Layout, t5_length: int, first_match_only: bool = False
 ) -> list[tuple[str, Spans]]:
     """Each phrase as it is written in the layout's text (T5 is case-sensitive), and its spans."""
     pairs = []

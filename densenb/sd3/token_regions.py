@@ -87,7 +87,7 @@ class TextRegions:
 
 
 def text_regions(
-    pipe, layout: Layout, t5_length: int, first_match_only: bool = False
+    pipe: Pipeline, layout: Layout, t5_length: int, first_match_only: bool = False
 ) -> TextRegions:
     """Region membership of all `L = pipe.tokenizer_max_length + t5_length` text tokens.
 
