@@ -2,7 +2,7 @@
 
 Start with `recorder.py` (`record_attention`). `pooling.py` makes small tables and maps of each
 layer's scores, `record.py` keeps and reads them, and `compare.py` records the stock and the steered
-picture side by side. Taught in notebook 02.
+picture side by side. Taught in notebooks 02 and 11.
 """
 
 from densenb.recording.compare import record_both
